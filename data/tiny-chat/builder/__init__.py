@@ -1,0 +1,1 @@
+"""Builds the embedded model: its text, its tokenizer, its weights and its figures."""

@@ -1,0 +1,291 @@
+"""A process of its own for an engine or for one function: started, asked, watched, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import IO, Any
+
+from workbench.engines import plain
+from workbench.engines.wire import Wire
+from workbench.errors import ChildDiedError, EngineError
+from workbench.paths import PACKAGE
+
+_MAIN = """import sys
+sys.path.append(sys.argv.pop())
+from workbench.engines.inside import main
+main()"""
+_LOG_TAIL = 16_000
+_PYTHON_STACKS = "Fatal Python error:"
+_LOG_LINES = 6
+_LOOK_SECONDS = 1.0
+_END_SECONDS = 5.0
+_MEMORY_HINT = "The system may have run out of memory; try a smaller form or a shorter context."
+
+
+class Child:
+    """A child process and the requests that are open in it.
+
+    It ends with its parent, however that ends: it reads the end of the connection, and on Linux
+    the kernel kills it as well. What it prints is kept in a file without a name, whose last lines
+    go into the error if it dies. A second such file carries large arrays back.
+    """
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        self._wire = Wire(ours)
+        self._log: IO[bytes] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+        self._arrays: IO[bytes] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+        with theirs:
+            self.process = _start(theirs.fileno(), self._arrays.fileno(), self._log)
+        self._numbers = itertools.count(1)
+        self._boxes: dict[int, deque[dict[str, Any]]] = {}
+        self._boxes_changed = threading.Condition()
+        self._reading = False
+        self._end = weakref.finalize(self, _end, self.process, self._wire, os.getpid())
+
+    @property
+    def pid(self) -> int:
+        """Process id of the child."""
+        return self.process.pid
+
+    def start(self, operation: str, **arguments: Any) -> int:
+        """Send a request and return its number.
+
+        Raises:
+            InputError: An argument is not plain data.
+            ChildDiedError: The child is gone.
+        """
+        number = next(self._numbers)
+        self._boxes[number] = deque()
+        try:
+            self._wire.send({"id": number, "do": operation, **arguments})
+        except OSError:
+            self.forget(number)
+            raise self._death() from None
+        except BaseException:
+            self.forget(number)
+            raise
+        return number
+
+    def answer(self, number: int, *, until: float | None = None) -> dict[str, Any]:
+        """Return the next frame that answers a request, whoever of several threads reads it.
+
+        Args:
+            number: The request.
+            until: ``time.monotonic()`` at which to give up, or None.
+
+        Raises:
+            WorkbenchError: The error that the child sent.
+            ChildDiedError: The child is gone.
+            TimeoutError: No answer came in time.
+        """
+        while True:
+            frame = self._read(number)
+            if frame is None:
+                if until is not None and time.monotonic() > until:
+                    raise TimeoutError
+                continue
+            if "error" in frame:
+                raise plain.to_error(frame["error"])
+            return frame
+
+    def _read(self, number: int) -> dict[str, Any] | None:
+        """Take a frame from the box of a request, or read one; None after a second of silence."""
+        with self._boxes_changed:
+            if self._boxes[number]:
+                return self._boxes[number].popleft()
+            if self._reading:  # another thread reads, and sorts what it reads into the boxes
+                self._boxes_changed.wait(_LOOK_SECONDS)
+                return None
+            self._reading = True
+        frame: dict[str, Any] | None = None
+        try:
+            frame = self._wire.receive(_LOOK_SECONDS)
+        except TimeoutError:
+            if self.process.poll() is not None:
+                raise self._death() from None
+        except (EOFError, OSError):
+            raise self._death() from None
+        finally:
+            with self._boxes_changed:
+                self._reading = False
+                if frame is not None and frame["id"] != number and frame["id"] in self._boxes:
+                    self._boxes[frame["id"]].append(frame)
+                self._boxes_changed.notify_all()
+        return frame if frame is not None and frame["id"] == number else None
+
+    def cancel(self, number: int) -> None:
+        """Ask the child to stop a request; its further frames are dropped."""
+        self.forget(number)
+        with contextlib.suppress(OSError):
+            self._wire.send({"id": 0, "do": "cancel", "of": number})
+
+    def forget(self, number: int) -> None:
+        """Drop a request's frames from now on."""
+        with self._boxes_changed:
+            self._boxes.pop(number, None)
+
+    def request(
+        self,
+        operation: str,
+        *,
+        timeout: float | None = None,
+        progress: Callable[[Any], None] | None = None,
+        **arguments: Any,
+    ) -> Any:
+        """Send a request and return its result; when this is interrupted, it is cancelled there.
+
+        Raises:
+            WorkbenchError: The error that the child sent.
+            ChildDiedError: The child is gone.
+            EngineError: No answer came within ``timeout`` seconds.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        number = self.start(operation, **arguments)
+        try:
+            while True:
+                frame = self.answer(number, until=until)
+                if "progress" not in frame:
+                    break
+                if progress is not None:
+                    progress(frame["progress"])
+        except TimeoutError:
+            self.cancel(number)
+            raise EngineError(
+                f"The child process did not finish within {timeout:g} seconds.",
+                hint="Give it more time, or less to do.",
+            ) from None
+        except BaseException:
+            self.cancel(number)
+            raise
+        self.forget(number)
+        return self._array(frame["array"]) if "array" in frame else frame["result"]
+
+    def _array(self, description: Mapping[str, Any]) -> Any:
+        import numpy as np
+
+        array = np.empty(description["shape"], description["dtype"])
+        view, done = array.reshape(-1).view(np.uint8).data, 0
+        self._arrays.seek(0)
+        while done < len(view):
+            done += self._arrays.readinto(view[done:])  # type: ignore[attr-defined]
+        self._arrays.truncate(0)
+        return array
+
+    def _death(self) -> ChildDiedError:
+        """Return the error that says how the child ended, with its last words."""
+        try:
+            code = self.process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            code = self.process.wait()
+        said = self.last_lines()
+        words = f" Its last words: {said}" if said else ""
+        hint = _MEMORY_HINT if code == -signal.SIGKILL else "Load the model again."
+        return ChildDiedError(
+            f"The child process {self.pid} {_cause(code)}.{words}", hint=None if words else hint
+        )
+
+    def last_lines(self) -> str:
+        """Return the last lines that the child printed, joined by `` | ``."""
+        if self._log.closed:
+            return ""
+        size = os.fstat(self._log.fileno()).st_size
+        tail = os.pread(self._log.fileno(), _LOG_TAIL, max(0, size - _LOG_TAIL))
+        text = tail.decode("utf-8", "replace")
+        before = text.partition(_PYTHON_STACKS)[0]  # a native abort gives its reason first
+        lines = [line.strip() for line in (before if before.strip() else text).splitlines()]
+        return " | ".join([line for line in lines if line][-_LOG_LINES:])
+
+    def close(self) -> None:
+        """End the child; safe to call twice."""
+        self._end()
+        self._log.close()
+        self._arrays.close()
+
+
+def _start(connection: int, arrays: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    # The kernel would kill the child when the *thread* that started it ends, so only the main
+    # thread may ask for that.
+    tethered = threading.current_thread() is threading.main_thread()
+    command = [sys.executable, "-P", "-X", "faulthandler", "-c", _MAIN]
+    command += [str(connection), str(arrays), str(os.getpid()), "1" if tethered else "0"]
+    return subprocess.Popen(
+        [*command, str(PACKAGE.parent)],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        pass_fds=(connection, arrays),
+        env={**os.environ, "GGML_NO_BACKTRACE": "1", "TOKENIZERS_PARALLELISM": "false"},
+    )
+
+
+def _end(process: subprocess.Popen[bytes], wire: Wire, owner: int) -> None:
+    """Hang up, which ends the child at once; kill it when it does not listen."""
+    wire.close()
+    if os.getpid() != owner:  # a fork of the parent drops its copy only
+        return
+    try:
+        process.wait(_END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _cause(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"was killed by {name}"
+
+
+def call(
+    function: str,
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    timeout: float | None = None,
+    progress: Callable[[Any], None] | None = None,
+) -> Any:
+    """Run a named function in a child process of its own and return its result.
+
+    Args:
+        function: ``package.module:function``. A parameter named ``progress`` of it receives a
+            function that takes plain data and hands it to ``progress`` here.
+        arguments: Keyword arguments, plain data.
+        timeout: Most seconds, or None.
+        progress: Takes what the function reports.
+
+    Returns:
+        The function's result, plain data.
+
+    Raises:
+        WorkbenchError: What the function raised; an error that is not ours as EngineError.
+        ChildDiedError: The child ended before it answered; the message says how.
+        EngineError: It did not finish in time, and was ended.
+    """
+    child = Child()
+    try:
+        return child.request(
+            "call",
+            function=function,
+            arguments=dict(arguments or {}),
+            timeout=timeout,
+            progress=progress,
+        )
+    finally:
+        child.close()

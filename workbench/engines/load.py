@@ -1,0 +1,193 @@
+"""Load a model: plan, open, leave a receipt; and list what is open."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from workbench.catalog import Card
+from workbench.engines.base import Loading, Session
+from workbench.engines.memory import resident_bytes
+from workbench.engines.model import Model
+from workbench.engines.registry import engine as engine_named
+from workbench.errors import EngineError, WorkbenchError
+from workbench.planning import Plan
+from workbench.planning import plan as make_plan
+from workbench.receipts import Receipt, write
+
+_models: weakref.WeakSet[Model] = weakref.WeakSet()
+
+
+def load(
+    model: str | Path | Card | Plan,
+    *,
+    engine: str = "auto",
+    quantization: str = "auto",
+    dtype: str = "auto",
+    context: int | None = None,
+    device: str = "auto",
+    gpu_layers: int | None = None,
+    threads: int | None = None,
+    adapter: str | Path | None = None,
+    isolate: bool = False,
+    **options: Any,
+) -> Model:
+    """Load a model and leave a receipt of it; whatever is given is kept, the rest is chosen.
+
+    Args:
+        model: A card id, a folder of safetensors, a GGUF file, a card, or a finished plan.
+        engine: ``transformers``, ``llama.cpp``, ``scripted`` or ``auto``.
+        quantization: ``none``, ``int8``, ``nf4``, ``Q4_K_M``, ... or ``auto`` (as the files are).
+        dtype: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
+        context: Tokens to allocate; default is the card's context, at most 8192.
+        device: ``cpu``, ``cuda``, ``mps`` or ``auto``.
+        gpu_layers: llama.cpp layers on the GPU, -1 for all.
+        threads: CPU threads.
+        adapter: Folder of a LoRA adapter to load on top.
+        isolate: Open it in a process of its own: a crash there leaves this one alive, and closing
+            frees everything for certain; ``model.raw`` is not to be had.
+        options: Further arguments of the engine.
+
+    Raises:
+        NotFoundError: No such card, folder or file.
+        InputError: An unknown engine, quantization or dtype, or an impossible context.
+        UnsupportedError: The engine cannot do this quantization or this file format.
+        MissingPackageError: The engine's package is not installed.
+        FormatError: A file is damaged or cut off.
+        EngineError: Loading failed; a receipt keeps the reason.
+    """
+    if isinstance(model, Plan):
+        chosen = model
+    else:
+        chosen = make_plan(
+            model,
+            engine=engine,
+            quantization=quantization,
+            dtype=dtype,
+            context=context,
+            device=device,
+            gpu_layers=gpu_layers,
+            threads=threads,
+            adapter=adapter,
+            **options,
+        )
+    return _open(chosen, isolate=isolate)
+
+
+def _open(plan: Plan, *, isolate: bool) -> Model:
+    began = time.perf_counter()
+    try:
+        back_end = engine_named(plan.engine)
+        prepare = getattr(back_end, "prepare", None)
+        if prepare is not None:
+            plan = prepare(plan)
+        session, grown = _isolated(plan) if isolate else _here(back_end, plan)
+    except Exception as error:
+        named = _named(error, plan)
+        _leave_receipt(plan, isolate=isolate, reason=str(named))
+        if named is error:
+            raise
+        raise named from error
+    loading = Loading(
+        seconds=time.perf_counter() - began,
+        weight_bytes=plan.files.weight_bytes() if plan.files else 0,
+        rss_bytes=grown,
+    )
+    receipt = _leave_receipt(plan, isolate=isolate, loading=loading)
+    model = Model(session, plan, loading=loading, receipt=receipt, isolated=isolate)
+    _models.add(model)
+    return model
+
+
+def _here(back_end: Any, plan: Plan) -> tuple[Session, int]:
+    before = resident_bytes()
+    session: Session = back_end.open(plan)
+    return session, resident_bytes() - before
+
+
+def _isolated(plan: Plan) -> tuple[Session, int]:
+    from workbench.engines.child_session import open_in_child
+
+    session = open_in_child(plan)
+    return session, session.grown_bytes
+
+
+def _named(error: Exception, plan: Plan) -> WorkbenchError:
+    if isinstance(error, WorkbenchError):
+        return error
+    return EngineError(
+        f"{plan.engine} cannot load {plan.card.id}: {type(error).__name__}: {error}",
+        hint="The receipt of this load keeps the reason.",
+    )
+
+
+def _leave_receipt(
+    plan: Plan, *, isolate: bool, loading: Loading | None = None, reason: str | None = None
+) -> Path | None:
+    """Write the receipt; a full disk must not take a loaded model away again."""
+    result: dict[str, Any] = {}
+    if loading is not None:
+        result = {
+            "load_seconds": round(loading.seconds, 4),
+            "weight_bytes": loading.weight_bytes,
+            "rss_growth_bytes": loading.rss_bytes,
+        }
+    receipt = Receipt(
+        what="load",
+        model=plan.card.id,
+        plan=plan.describe(),
+        parameters={"isolate": isolate},
+        outcome="failed" if loading is None else "done",
+        result=result,
+        reason=reason,
+    )
+    with contextlib.suppress(OSError):
+        return write(receipt)
+    return None
+
+
+class LoadedModels:
+    """The open models, displayed as a list; held weakly, so that this list keeps none alive."""
+
+    def __init__(self, models: list[Model]) -> None:
+        self._references = [weakref.ref(model) for model in models]
+
+    def __iter__(self) -> Iterator[Model]:
+        for reference in self._references:
+            model = reference()
+            if model is not None and not model.closed:
+                yield model
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __getitem__(self, index: int) -> Model:
+        return list(self)[index]
+
+    def close(self) -> None:
+        """Close every model in the list."""
+        for model in self:
+            model.close()
+
+    def __repr__(self) -> str:
+        lines = [
+            f"{model.label}, context {model.plan.context}, "
+            f"{model.loading.weight_bytes / 1e6:.1f} MB of weights"
+            f"{', in its own process' if model.isolated else ''}"
+            for model in self
+        ]
+        return "\n".join(lines) or "No model is loaded."
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        rows = "".join(f"<li>{html.escape(line)}</li>" for line in repr(self).splitlines())
+        return {"text/plain": repr(self), "text/html": f"<ul>{rows}</ul>"}
+
+
+def loaded() -> LoadedModels:
+    """Return the models that are open in this process, the latest last."""
+    return LoadedModels(sorted((m for m in _models if not m.closed), key=lambda m: m.number))

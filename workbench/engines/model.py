@@ -1,0 +1,305 @@
+"""The model a user holds: ask, stream, score, tokenize, close, over any engine."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.catalog import Card
+from workbench.catalog.capabilities import engine_facts
+from workbench.engines.base import Loading, Power, Session
+from workbench.engines.memory import give_back_memory
+from workbench.engines.turn import Turns
+from workbench.errors import ChildDiedError, EngineError, UnsupportedError, WorkbenchError
+from workbench.messages import Conversation, Message, Piece, Reply, Sampling, as_messages
+from workbench.planning import Plan
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+_numbers = itertools.count(1)
+
+
+class Model:
+    """A loaded model.
+
+    One stream runs at a time: a second thread waits for its turn; the same thread gets an error
+    instead of waiting for itself.
+
+    Attributes:
+        plan: How it was loaded, and why so.
+        loading: What loading took.
+        receipt: File of the load's receipt, or None when none could be written.
+        isolated: Whether it runs in a process of its own.
+        number: Counts the models of this process in the order of loading.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        plan: Plan,
+        *,
+        loading: Loading,
+        receipt: Path | None = None,
+        isolated: bool = False,
+    ) -> None:
+        self._session: Session | None = session
+        self.plan, self.loading, self.receipt, self.isolated = plan, loading, receipt, isolated
+        self.number = next(_numbers)
+        self._turns = Turns(self.label)
+
+    @property
+    def card(self) -> Card:
+        """What the model is."""
+        return self.plan.card
+
+    @property
+    def label(self) -> str:
+        """Short name for tables."""
+        return self.plan.label
+
+    @property
+    def powers(self) -> frozenset[Power]:
+        """What this loaded model can do beyond ``ask`` and ``stream``."""
+        powers: frozenset[Power] = self._open_session.powers
+        return powers
+
+    @property
+    def raw(self) -> Any:
+        """The engine's own object: a ``PreTrainedModel``, a ``llama_cpp.Llama``.
+
+        Raises:
+            UnsupportedError: The model runs in a child process.
+        """
+        session = self._open_session
+        if not hasattr(session, "raw"):
+            raise UnsupportedError(
+                f"{self.label} runs in a process of its own, which cannot hand out its object.",
+                hint="Load it with isolate=False.",
+            )
+        return session.raw
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the child that holds the model, or None when it is in this process."""
+        pid: int | None = getattr(self._open_session, "pid", None)
+        return pid
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._session is None
+
+    @property
+    def _open_session(self) -> Any:
+        if self._session is None:
+            raise EngineError(f"{self.label} is closed.", hint="Load it again.")
+        return self._session
+
+    # Asking
+
+    def stream(
+        self, conversation: Conversation, sampling: Sampling | None = None, **changes: Any
+    ) -> Iterator[Piece]:
+        """Yield the reply in pieces; closing the iterator stops the model between two tokens.
+
+        Args:
+            conversation: A string (one user turn), or a list of messages.
+            sampling: How to choose tokens; default is greedy.
+            changes: Single settings of ``Sampling``: ``max_tokens=``, ``temperature=``, ...
+
+        Raises:
+            InputError: The conversation or a setting is wrong.
+            ContextLengthError: The prompt does not fit, raised with the first piece.
+            EngineError: The engine failed.
+        """
+        messages, chosen = as_messages(conversation), Sampling.of(sampling, **changes)
+        session = self._open_session
+        return self._pieces(lambda: session.stream(messages, chosen))
+
+    def ask(
+        self, conversation: Conversation, sampling: Sampling | None = None, **changes: Any
+    ) -> Reply:
+        """Return the whole reply; arguments and errors as ``stream``."""
+        return Reply.joined(self.stream(conversation, sampling, **changes), model=self.label)
+
+    def ask_many(
+        self,
+        conversations: Sequence[Conversation],
+        sampling: Sampling | None = None,
+        **changes: Any,
+    ) -> list[Reply]:
+        """Return one reply for each conversation, in order.
+
+        Engines with the power ``batch`` answer several at once, the others one after another. A
+        conversation that fails does not take the others with it: its reply has
+        ``finish_reason="error"`` and says why in ``error``.
+
+        Raises:
+            ChildDiedError: The process that held the model is gone.
+        """
+        chosen = Sampling.of(sampling, **changes)
+        many = [as_messages(conversation) for conversation in conversations]
+        session = self._open_session
+        if Power.BATCH in session.powers:
+            replies: list[Reply] = self._alone(lambda: session.ask_many(many, chosen))
+            return [dataclasses.replace(reply, model=self.label) for reply in replies]
+        return [self._ask_safely(messages, chosen) for messages in many]
+
+    def _ask_safely(self, messages: tuple[Message, ...], sampling: Sampling) -> Reply:
+        try:
+            return self.ask(messages, sampling)
+        except ChildDiedError:
+            raise
+        except WorkbenchError as error:
+            return Reply(text="", finish_reason="error", error=str(error), model=self.label)
+
+    def complete(
+        self, prompt: str | Sequence[int], sampling: Sampling | None = None, **changes: Any
+    ) -> Iterator[Piece]:
+        """Continue a raw prompt, a text or token ids, without a chat template."""
+        session = self._with(Power.COMPLETE)
+        chosen = Sampling.of(sampling, **changes)
+        return self._pieces(lambda: session.complete(prompt, chosen))
+
+    def stop(self) -> None:
+        """End the stream in progress between two tokens; its last piece says ``cancelled``."""
+        self._turns.cancel()
+
+    # Text, ids, probabilities
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the ids of ``text``; special tokens written in it are parsed, none is added."""
+        session = self._with(Power.TOKENIZE)
+        with self._named_errors():
+            return list(session.tokenize(text))
+
+    def detokenize(self, ids: Sequence[int]) -> bytes:
+        """Return the exact bytes of the ids, special tokens included."""
+        session = self._with(Power.TOKENIZE)
+        with self._named_errors():
+            return bytes(session.detokenize(ids))
+
+    def render(self, conversation: Conversation, *, add_generation_prompt: bool = True) -> str:
+        """Return the prompt as this engine's chat template renders it."""
+        session, messages = self._with(Power.RENDER), as_messages(conversation)
+        with self._named_errors():
+            return str(session.render(messages, add_generation_prompt=add_generation_prompt))
+
+    def prompt_ids(self, conversation: Conversation) -> list[int]:
+        """Return the prompt's token ids, exactly as ``stream`` feeds them."""
+        session, messages = self._with(Power.RENDER), as_messages(conversation)
+        with self._named_errors():
+            return list(session.prompt_ids(messages))
+
+    def score(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Return log p(ids[i] | ids[:i]) for i = 1 .. n-1, natural log, float32, shape [n - 1].
+
+        Raises:
+            InputError: No id, or one outside the vocabulary.
+            ContextLengthError: More ids than the context holds.
+        """
+        session = self._with(Power.SCORE)
+        scores: NDArray[np.float32] = self._alone(lambda: session.score(ids))
+        return scores
+
+    def log_probabilities(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Return the log-softmax over the vocabulary after each id but the last.
+
+        Shape [n - 1, vocab], float32: 4 bytes x vocabulary x length of memory. Errors as ``score``.
+        """
+        session = self._with(Power.SCORE)
+        table: NDArray[np.float32] = self._alone(lambda: session.log_probabilities(ids))
+        return table
+
+    # Closing
+
+    def close(self) -> None:
+        """Stop what runs, free the memory; safe to call twice."""
+        session = self._session
+        if session is None:
+            return
+        with self._turns.taken(cancelling=True):
+            self._session = None
+            session.close()
+        del session
+        give_back_memory()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Guards
+
+    def _with(self, power: Power) -> Any:
+        session = self._open_session
+        if power not in session.powers:
+            able = [name for name, facts in engine_facts().items() if power in facts.powers]
+            others = ", ".join(name for name in able if name != self.plan.engine)
+            raise UnsupportedError(
+                f"{self.label} cannot {power.value}.",
+                hint=f"Engines that can: {others}." if others else "No other engine here can.",
+            )
+        return session
+
+    def _pieces(self, start: Callable[[], Iterator[Piece]]) -> Iterator[Piece]:
+        with self._turns.taken() as turn, self._named_errors():
+            last: Piece | None = None
+            try:
+                turn.inner = inner = start()
+                for last in inner:
+                    yield last
+                    if turn.cancelled:
+                        break
+                if last is None or last.finish_reason is None:
+                    yield Piece(finish_reason="cancelled")
+            finally:
+                inner, turn.inner = turn.inner, None
+                if inner is not None:
+                    inner.close()
+
+    def _alone(self, work: Callable[[], Any]) -> Any:
+        with self._turns.taken(), self._named_errors():
+            return work()
+
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        """Turn what an engine raises into an error that names the model."""
+        try:
+            yield
+        except WorkbenchError:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise EngineError(f"{self.label} failed: {reason}") from error
+
+    def __repr__(self) -> str:
+        return f"<Model {self.label}{', closed' if self.closed else ''}>"
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        import html
+
+        rows = [
+            ("engine", f"{self.plan.engine}{' in its own process' if self.isolated else ''}"),
+            ("device", self.plan.device),
+            ("context", f"{self.plan.context} tokens"),
+            ("loaded in", f"{self.loading.seconds:.2f} s"),
+            ("weights", f"{self.loading.weight_bytes / 1e6:.1f} MB on disk"),
+            ("memory", f"{self.loading.rss_bytes / 1e6:+.1f} MB resident after loading"),
+            ("powers", "closed" if self.closed else ", ".join(sorted(self.powers))),
+        ]
+        plain = "\n".join([self.label, *(f"  {name:10} {value}" for name, value in rows)])
+        cells = "".join(
+            f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>"
+            for name, value in rows
+        )
+        title = f"<div><b>{html.escape(self.label)}</b></div>"
+        return {"text/plain": plain, "text/html": f"{title}<table>{cells}</table>"}

@@ -1,0 +1,111 @@
+"""Plans, pieces, replies and errors as plain data, for the way between two processes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from workbench import errors
+from workbench.catalog import Card, ModelFiles
+from workbench.messages import Message, Piece, Reply, Sampling, Timings, Usage
+from workbench.planning import Plan
+
+
+def from_plan(plan: Plan) -> dict[str, Any]:
+    """Return a plan as plain data."""
+    plain = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)}
+    plain["card"] = plan.card.model_dump(mode="json")
+    if plan.files is not None:
+        plain["files"] = {
+            "path": str(plan.files.path),
+            "kind": plan.files.kind,
+            "weights": [str(path) for path in plan.files.weights],
+        }
+    plain["adapter"] = str(plan.adapter) if plan.adapter else None
+    plain["options"] = dict(plan.options)
+    plain["reasons"] = list(plan.reasons)
+    return plain
+
+
+def to_plan(plain: Mapping[str, Any]) -> Plan:
+    """Return the plan again."""
+    values = dict(plain)
+    values["card"] = Card.of(values["card"])
+    if values["files"] is not None:
+        values["files"] = ModelFiles(
+            path=Path(values["files"]["path"]),
+            kind=values["files"]["kind"],
+            weights=tuple(map(Path, values["files"]["weights"])),
+        )
+    values["adapter"] = Path(values["adapter"]) if values["adapter"] else None
+    values["reasons"] = tuple(values["reasons"])
+    return Plan(**values)
+
+
+def from_messages(messages: Sequence[Message]) -> list[list[str]]:
+    """Return messages as pairs of role and content."""
+    return [[message.role, message.content] for message in messages]
+
+
+def to_messages(plain: Sequence[Sequence[Any]]) -> tuple[Message, ...]:
+    """Return the messages again."""
+    return tuple(Message(role, content) for role, content in plain)
+
+
+def from_sampling(sampling: Sampling) -> dict[str, Any]:
+    """Return sampling settings as plain data."""
+    return dataclasses.asdict(sampling)
+
+
+def to_sampling(plain: Mapping[str, Any]) -> Sampling:
+    """Return the sampling settings again."""
+    return Sampling(**plain)
+
+
+def from_piece(piece: Piece) -> dict[str, Any]:
+    """Return a piece as plain data, without the fields that are empty."""
+    plain = dataclasses.asdict(piece)
+    return {name: value for name, value in plain.items() if value not in (None, "")}
+
+
+def to_piece(plain: Mapping[str, Any]) -> Piece:
+    """Return the piece again."""
+    return Piece(**_measured(plain))
+
+
+def from_reply(reply: Reply) -> dict[str, Any]:
+    """Return a reply as plain data."""
+    return dataclasses.asdict(reply)
+
+
+def to_reply(plain: Mapping[str, Any]) -> Reply:
+    """Return the reply again."""
+    values = _measured(plain)
+    values["token_ids"] = tuple(values.get("token_ids", ()))
+    return Reply(**values)
+
+
+def _measured(plain: Mapping[str, Any]) -> dict[str, Any]:
+    values = dict(plain)
+    if values.get("usage"):
+        values["usage"] = Usage(**values["usage"])
+    if values.get("timings"):
+        values["timings"] = Timings(**values["timings"])
+    return values
+
+
+def from_error(error: BaseException) -> dict[str, Any]:
+    """Return an error as plain data: its type, what it says, what to do next."""
+    if isinstance(error, errors.WorkbenchError):
+        return {"type": type(error).__name__, "message": error.message, "hint": error.hint}
+    return {"type": type(error).__name__, "message": str(error), "hint": None}
+
+
+def to_error(plain: Mapping[str, Any]) -> errors.WorkbenchError:
+    """Return the error again; one that is not ours becomes an EngineError that names its type."""
+    known = getattr(errors, str(plain["type"]), None)
+    if isinstance(known, type) and issubclass(known, errors.WorkbenchError):
+        return known(plain["message"], hint=plain["hint"])
+    return errors.EngineError(f"{plain['type']}: {plain['message']}")

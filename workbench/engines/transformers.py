@@ -1,0 +1,127 @@
+"""The transformers engine: Hugging Face models on CPU, CUDA and MPS, decoded step by step."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from workbench.engines.transformers_session import TransformersSession
+from workbench.errors import FormatError, UnsupportedError
+from workbench.planning import Plan
+
+_TALKATIVE = ("bitsandbytes.autograd._functions", "bitsandbytes.backends.cpu.ops")
+_NO_NEWS = ("inputs will be cast", "from kernels-community")
+_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+class TransformersEngine:
+    """Opens safetensors with ``AutoModelForCausalLM``."""
+
+    name = "transformers"
+
+    def open(self, plan: Plan) -> TransformersSession:
+        """Load the plan's model; weights are read from safetensors only.
+
+        Raises:
+            FormatError: The files lack weights that the architecture needs.
+        """
+        import torch
+
+        if plan.threads is not None:
+            torch.set_num_threads(plan.threads)
+        tokenizer = _load_tokenizer(plan)
+        model = _load_model(plan)
+        if plan.adapter is not None:
+            model = _with_adapter(model, plan)
+        return TransformersSession(model.eval(), tokenizer, plan)
+
+
+def _load_tokenizer(plan: Plan) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(
+        str(_folder(plan)),
+        local_files_only=True,
+        trust_remote_code=bool(plan.options.get("trust_remote_code", False)),
+    )
+
+
+def _load_model(plan: Plan) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    arguments: dict[str, Any] = {"trust_remote_code": False, **plan.options}
+    if plan.quantization != "none":
+        arguments["quantization_config"] = _quantization(plan)
+    if plan.quantization != "none" or plan.device != "cpu":
+        arguments.setdefault("device_map", {"": plan.device})
+    with _no_progress_bar():
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            str(_folder(plan)),
+            dtype=getattr(torch, _DTYPES[plan.dtype or "fp32"]),
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **arguments,
+        )
+    missing = sorted(loading.get("missing_keys") or ())
+    if missing:
+        raise FormatError(
+            f"{_folder(plan).name} lacks {len(missing)} weights that its architecture needs, "
+            f"the first is {missing[0]}; they would be random.",
+            hint="Download the model again.",
+        )
+    return model
+
+
+def _folder(plan: Plan) -> Path:
+    if plan.files is None or plan.files.kind != "safetensors":
+        raise UnsupportedError(
+            f"The engine transformers loads safetensors, which {plan.card.id} does not have here."
+        )
+    return plan.files.path
+
+
+def _quantization(plan: Plan) -> Any:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    for name in _TALKATIVE:
+        logging.getLogger(name).addFilter(_is_news)
+    if plan.quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    if plan.quantization == "nf4":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=getattr(torch, _DTYPES[plan.dtype or "bf16"]),
+        )
+    raise UnsupportedError(f"The engine transformers cannot do {plan.quantization!r}.")
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Refuse what bitsandbytes says per layer and token, or of an extra that nobody asked for."""
+    return not any(words in str(record.msg) for words in _NO_NEWS)
+
+
+@contextlib.contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keep the loader's own bar out of the notebook."""
+    from transformers.utils import logging as transformers_logging
+
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def _with_adapter(model: Any, plan: Plan) -> Any:
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, str(plan.adapter), is_trainable=False)

@@ -1,0 +1,237 @@
+"""A model loaded by transformers: renders, decodes step by step, scores and answers batches."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from workbench.engines.base import Power, check_ids, reply_limit
+from workbench.engines.choice import Choice
+from workbench.engines.text import pieces
+from workbench.engines.vocabulary import TokenBytes
+from workbench.errors import EngineError, InputError, UnsupportedError
+from workbench.messages import Message, Piece, Reply, Sampling
+from workbench.planning import Plan
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_SCORED_AT_ONCE = 512
+
+
+class TransformersSession:
+    """A loaded model; decoding is a plain loop in the reader's own thread.
+
+    With no thread in between, a closed stream stops exactly between two tokens, and an exception
+    in the model arrives where the pieces are read.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, plan: Plan) -> None:
+        self._model = model
+        self.tokenizer = tokenizer
+        self.context = plan.context
+        self.bytes_of = TokenBytes(tokenizer)
+        self.ends = end_ids(model, tokenizer)
+        self.vocabulary = int(model.config.get_text_config().vocab_size)
+        powers = {Power.TOKENIZE, Power.COMPLETE, Power.SCORE, Power.BATCH, Power.ADAPTERS}
+        if tokenizer.chat_template:
+            powers.add(Power.RENDER)
+        self.powers = frozenset(powers)
+        self._forward = _forward_of(model)
+        last_only = "logits_to_keep" in inspect.signature(self._forward.forward).parameters
+        self._last_only = {"logits_to_keep": 1} if last_only else {}
+        self._tokenizer_lock = threading.RLock()  # fast tokenizers refuse two callers at once
+
+    @property
+    def raw(self) -> Any:
+        """The ``PreTrainedModel`` (a ``PeftModel`` with an adapter)."""
+        return self._model
+
+    @property
+    def device(self) -> Any:
+        """The torch device of the model's input."""
+        return self._model.device
+
+    def close(self) -> None:
+        """Drop the model and empty the device's cache."""
+        if self._model is None:
+            return
+        import torch
+
+        kind = self.device.type
+        self._model = self._forward = self.tokenizer = None
+        if kind == "cuda":
+            torch.cuda.empty_cache()
+        elif kind == "mps":
+            torch.mps.empty_cache()
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the ids of ``text``; special tokens written in it are parsed, none is added."""
+        with self._tokenizer_lock:
+            ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def detokenize(self, ids: Sequence[int]) -> bytes:
+        """Return the exact bytes of the ids, special tokens included."""
+        return self.bytes_of.joined(ids)
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+        """Return the prompt as the tokenizer's chat template renders it."""
+        return str(self._templated(messages, add_generation_prompt, tokenize=False))
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Return the prompt's token ids, exactly as ``stream`` feeds them."""
+        ids: list[int] = self._templated(messages, True, tokenize=True)["input_ids"]
+        return ids
+
+    def _templated(self, messages: Sequence[Message], prompted: bool, *, tokenize: bool) -> Any:
+        from jinja2 import TemplateError
+
+        if not self.tokenizer.chat_template:
+            raise UnsupportedError(
+                "This model has no chat template.",
+                hint="Use model.complete(text), which needs none.",
+            )
+        try:
+            with self._tokenizer_lock:
+                return self.tokenizer.apply_chat_template(
+                    [message.as_dict() for message in messages],
+                    add_generation_prompt=prompted,
+                    tokenize=tokenize,
+                    **({"return_dict": True} if tokenize else {}),
+                )
+        except TemplateError as error:
+            raise InputError(f"The chat template refuses this conversation: {error}.") from error
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[Piece]:
+        """Yield the reply to a conversation in pieces."""
+        began = time.perf_counter()
+        return self._reply(self.prompt_ids(messages), sampling, began)
+
+    def complete(self, prompt: str | Sequence[int], sampling: Sampling) -> Iterator[Piece]:
+        """Continue a raw prompt; a text gets the tokenizer's own first token, if it has one."""
+        began = time.perf_counter()
+        ids = self._with_start(prompt) if isinstance(prompt, str) else list(prompt)
+        if ids:  # its length is judged below, together with the room that a reply needs
+            ids = check_ids(ids, vocabulary=self.vocabulary, context=len(ids))
+        return self._reply(ids, sampling, began)
+
+    def _with_start(self, text: str) -> list[int]:
+        plain = self.tokenize(text)
+        start = self.tokenizer.bos_token_id
+        with self._tokenizer_lock:
+            whole: list[int] = self.tokenizer(text)["input_ids"]
+        added = bool(whole) and whole[0] == start and plain[:1] != [start]
+        return [start, *plain] if added else plain
+
+    def _reply(self, ids: list[int], sampling: Sampling, began: float) -> Iterator[Piece]:
+        limit = reply_limit(len(ids), sampling, self.context)
+        return pieces(
+            self._tokens(ids, sampling),
+            prompt_tokens=len(ids),
+            limit=limit,
+            ends=() if sampling.ignore_end else self.ends,
+            to_bytes=self.bytes_of.visible,
+            stop=sampling.stop,
+            began=began,
+        )
+
+    def _tokens(self, ids: list[int], sampling: Sampling) -> Iterator[int]:
+        import torch
+
+        choose = Choice(sampling, ids, self.device)
+        feed = torch.tensor([ids], device=self.device)
+        cache: Any = None
+        while True:
+            logits, cache = self.step(feed, cache)
+            with torch.inference_mode():
+                token = choose(logits[0, -1])
+            yield token
+            feed = torch.tensor([[token]], device=self.device)
+
+    def step(self, feed: Any, cache: Any, *, all_logits: bool = False, **more: Any) -> Any:
+        """Run the model on the next tokens; return logits [batch, positions, vocab] and cache."""
+        import torch
+
+        with torch.inference_mode():  # never around a yield: the mode would leak to the reader
+            found = self._forward(
+                input_ids=feed,
+                past_key_values=cache,
+                use_cache=True,
+                **({} if all_logits else self._last_only),
+                **more,
+            )
+        cache = getattr(found, "past_key_values", None)
+        if cache is None:
+            raise EngineError(
+                f"{type(self._forward).__name__} keeps no key-value cache, which decoding needs.",
+                hint="Try engine='llama.cpp'.",
+            )
+        return found.logits, cache
+
+    def ask_many(
+        self, conversations: Sequence[Sequence[Message]], sampling: Sampling
+    ) -> list[Reply]:
+        """Answer several conversations in left-padded batches."""
+        from workbench.engines.transformers_batch import answer_batches
+
+        return answer_batches(self, conversations, sampling)
+
+    def score(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Return log p(ids[i] | ids[:i]) for i = 1 .. n-1, float32, shape [n - 1]."""
+        import numpy as np
+        import torch
+
+        plain = self._checked(ids)
+        parts = []
+        for start, logs in self._log_softmax(plain):
+            target = torch.tensor(plain[start + 1 : start + 1 + len(logs)], device=logs.device)
+            parts.append(logs.gather(-1, target[:, None])[:, 0].cpu().numpy())
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+    def log_probabilities(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Return the log-softmax after each id but the last, float32, shape [n - 1, vocab]."""
+        import numpy as np
+
+        plain = self._checked(ids)
+        result = np.empty((len(plain) - 1, self.vocabulary), np.float32)
+        for start, logs in self._log_softmax(plain):
+            result[start : start + len(logs)] = logs.cpu().numpy()
+        return result
+
+    def _checked(self, ids: Sequence[int]) -> list[int]:
+        return check_ids(ids, vocabulary=self.vocabulary, context=self.context)
+
+    def _log_softmax(self, ids: list[int]) -> Iterator[tuple[int, Any]]:
+        import torch
+
+        cache: Any = None
+        for start in range(0, len(ids) - 1, _SCORED_AT_ONCE):
+            part = ids[start : min(start + _SCORED_AT_ONCE, len(ids) - 1)]
+            feed = torch.tensor([part], device=self.device)
+            logits, cache = self.step(feed, cache, all_logits=True)
+            with torch.inference_mode():
+                logs = torch.log_softmax(logits[0].float(), -1)
+            yield start, logs
+
+
+def _forward_of(model: Any) -> Any:
+    """Return the module to call: with a LoRA the base model, whose layers hold it already."""
+    configs = getattr(model, "peft_config", None)
+    if not isinstance(configs, dict) or not hasattr(model, "get_base_model"):
+        return model
+    layered = all(not config.is_prompt_learning for config in configs.values())
+    return model.get_base_model() if layered else model
+
+
+def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Return every id that ends a reply, by generation config, config and tokenizer."""
+    found: set[int] = set()
+    for source in (getattr(model, "generation_config", None), model.config, tokenizer):
+        given = getattr(source, "eos_token_id", None)
+        found.update([given] if isinstance(given, int) else given or ())
+    return frozenset(found)

@@ -1,0 +1,1 @@
+"""Judging a model: prompt sets and scorers, statistics, speed, agreement."""
