@@ -1,6 +1,7 @@
 """Cards and the shelf they stand on: what a model is and where its files lie."""
 
-from workbench.catalog.card import Architecture, Card
+from workbench.catalog.architecture import Architecture
+from workbench.catalog.card import Card
 from workbench.catalog.shelf import Shelf, catalog, resolve
 from workbench.catalog.source import ModelFiles, locate
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from workbench.catalog.card import Architecture, Card
+from workbench.catalog.architecture import Architecture
+from workbench.catalog.card import Card
 from workbench.catalog.header import GgufArray, read_gguf_header
 from workbench.errors import InputError, NotFoundError, did_you_mean
 from workbench.figures import Table
