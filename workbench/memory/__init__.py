@@ -1,0 +1,5 @@
+"""How much memory a model takes, before anything is loaded: inference, training, and why."""
+
+from workbench.memory.estimate import Estimate, Part
+
+__all__ = ["Estimate", "Part"]
