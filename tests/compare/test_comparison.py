@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from workbench.compare.cell import added_by_phase
 from workbench.compare.comparison import Comparison
 from workbench.errors import InputError
+from workbench.evaluate.phases import added_by_phase
 from workbench.machine.probes import PhaseMemory
 
 

@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.catalog import Card
 from workbench.engines import load
 from workbench.engines.base import Power
-from workbench.engines.memory import give_back_memory
-from workbench.engines.registry import engine
 from workbench.errors import WorkbenchError
 from workbench.evaluate.agreement import compare_to_reference, write_reference
+from workbench.evaluate.phases import (
+    LARGE_ALLOCATION,
+    SMALL_ALLOCATION,
+    added_by_phase,
+    bytes_in_memory,
+    map_allocations_above,
+    prepared,
+)
 from workbench.evaluate.speed import Speed, measure_decode, measure_prefill
 from workbench.evaluate.tasks import Prompt, evaluate_tasks
-from workbench.machine.meter import Meter, PhaseMemory
-from workbench.machine.probes import NVML_DEVICE, NVML_TREE
-from workbench.messages import Message, Sampling
-from workbench.planning import Plan, plan
-
-PHASES = ("load", "prefill", "decode")
-_DEVICE_SOURCES = ("torch.cuda peak", NVML_TREE, NVML_DEVICE, "MPS driver, sampled")
-_M_MMAP_THRESHOLD = -3  # malloc.h
-_SMALL_ALLOCATION, _LARGE_ALLOCATION = 1 << 16, 1 << 25
-
-
-def model_of(plain: str | Mapping[str, Any]) -> str | Card:
-    """Return a model as ``load`` takes it: a path, a card id, or a card that came as plain data."""
-    return plain if isinstance(plain, str) else Card.of(plain, source="the card of this cell")
+from workbench.machine.meter import Meter
+from workbench.messages import Sampling
 
 
 def measure(
@@ -53,13 +44,13 @@ def measure(
     tell = progress or (lambda step: None)
     with Meter() as meter:
         tell("preparing")
-        _map_allocations_above(_SMALL_ALLOCATION)
+        map_allocations_above(SMALL_ALLOCATION)
         with meter.phase("warm-up"):
-            planned = _prepared(cell)
+            planned = prepared(cell["model"], cell["load"], warm=cell.get("warm"))
         tell("loading")
         with meter.phase("load"):
             model = load(planned)
-        _map_allocations_above(_LARGE_ALLOCATION)
+        map_allocations_above(LARGE_ALLOCATION)
         with model:
             found: dict[str, Any] = {"plan": model.plan.describe(), "weights": _weights(model)}
             with meter.phase("first reply"):
@@ -82,64 +73,12 @@ def measure(
     }
 
 
-def _map_allocations_above(size: int) -> None:
-    """Set from which size on glibc maps an allocation by itself and unmaps it when it is freed.
-
-    With a small size the warm-up leaves no free heap behind that would hide what loading takes;
-    with the largest, temporary tensors are as fast as in any process that has run for a while.
-    """
-    tune = getattr(ctypes.CDLL(None), "mallopt", None)
-    if tune is not None:
-        tune(_M_MMAP_THRESHOLD, size)
-
-
-def _prepared(cell: Mapping[str, Any]) -> Plan:
-    """Return the plan with its files made, after loading and dropping a small model likewise.
-
-    So imports, conversions and first-time caches count for nothing in what is measured.
-    """
-    planned = _with_files(cell["model"], cell["load"])
-    if cell.get("warm") is not None:
-        with contextlib.suppress(Exception):  # what is wrong shows when the model itself is loaded
-            _load_and_drop(cell["warm"])
-        give_back_memory()
-    return planned
-
-
-def _load_and_drop(warm: Mapping[str, Any]) -> None:
-    planned = _with_files(warm["model"], warm["load"])
-    session = engine(planned.engine).open(planned)
-    try:
-        for _ in session.stream([Message("user", "Hi.")], Sampling(max_tokens=2)):
-            pass
-    finally:
-        session.close()
-
-
-def _with_files(model: str | Mapping[str, Any], settings: Mapping[str, Any]) -> Plan:
-    planned = plan(model_of(model), **settings)
-    prepare = getattr(engine(planned.engine), "prepare", None)
-    return prepare(planned) if prepare is not None else planned
-
-
 def _weights(model: Any) -> dict[str, int | None]:
     files = model.plan.files
     return {
         "disk_bytes": files.weight_bytes() if files is not None else None,
-        "memory_bytes": _bytes_in_memory(model),
+        "memory_bytes": bytes_in_memory(model),
     }
-
-
-def _bytes_in_memory(model: Any) -> int | None:
-    """Return the bytes of the loaded weights as the engine counts them, None where it does not."""
-    raw: Any = getattr(model, "raw", None)
-    if hasattr(raw, "get_memory_footprint"):  # transformers: parameters and buffers, shared once
-        return int(raw.get_memory_footprint())
-    if model.plan.engine == "llama.cpp":
-        import llama_cpp
-
-        return int(llama_cpp.llama_model_size(raw.model))
-    return None
 
 
 def _speed(model: Any, meter: Meter, cell: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,23 +133,3 @@ def _tasks(model: Any, cell: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     sampling = Sampling.of(None, **cell["sampling"])
     return evaluate_tasks(model, prompts, sampling=sampling, progress=False).as_dict()
-
-
-def added_by_phase(
-    phases: Sequence[PhaseMemory], *, device: str
-) -> tuple[dict[str, int], str | None]:
-    """Return what each phase added where the model lies, in bytes, and where the figures are from.
-
-    On an accelerator PyTorch's exact peak comes first (without the CUDA context), then the driver's
-    figure of this process; devices are summed. Each phase counts its peak beyond its own start.
-    """
-    sources = ("VmHWM", "sampled RSS") if device == "cpu" else _DEVICE_SOURCES
-    for source in sources:
-        found = [phase for phase in phases if phase.source == source]
-        if found:
-            added = dict.fromkeys(PHASES, 0)
-            for phase in found:
-                if phase.name in added:
-                    added[phase.name] += phase.delta_bytes
-            return added, source
-    return {}, None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import InputError, did_you_mean
+from workbench.evaluate.phases import PHASES
 from workbench.evaluate.statistics import Paired, holm, paired, verdict
 from workbench.evaluate.tasks import TaskResults
 from workbench.figures import Figure, Table, bar, heatmap, scatter, stacked
@@ -16,7 +17,6 @@ from workbench.machine import machine
 from workbench.paths import atomic_file
 from workbench.redact import redacted
 
-PHASES = ("load", "prefill", "decode")
 _COLUMNS = {
     "form": "form",
     "accuracy": "accuracy",

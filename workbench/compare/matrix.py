@@ -13,10 +13,11 @@ from pydantic import Field
 
 from workbench.catalog import Card, locate, resolve
 from workbench.compare.comparison import Comparison
-from workbench.compare.form import Form, read_forms
 from workbench.compare.work import Cell, Work
 from workbench.errors import InputError, MissingPackageError, UnsupportedError, did_you_mean
 from workbench.evaluate.agreement import held_out
+from workbench.evaluate.form import Form, read_forms
+from workbench.evaluate.phases import EMBEDDED, warm_up_for
 from workbench.evaluate.speed import OUTPUT_TOKENS, PROMPT_LENGTHS
 from workbench.evaluate.tasks import MAX_TOKENS, Prompt, load_prompts
 from workbench.formats.cache import content_key
@@ -27,8 +28,6 @@ from workbench.progress import Bar
 from workbench.progress import progress as show_progress
 from workbench.settings import Settings
 
-EMBEDDED = "tiny-chat"
-_SMALL = 200_000_000
 Model = str | Path | Card
 
 
@@ -167,21 +166,9 @@ def _cell(card: Card, form: Form, *, group: int, base: str, several: bool) -> Ce
         refusal=refusal,
         reference=None if form.label == base else prefix + base,
         group=group,
-        warm=_warm(model, form, planned),
+        warm=warm_up_for(planned, form.load_arguments()),
         content=content_key(planned.files) if planned and planned.files else None,
     )
-
-
-def _warm(card: Card, form: Form, planned: Plan | None) -> dict[str, Any] | None:
-    """Return what to load before measuring: the model itself if small, else the embedded one."""
-    if planned is None or planned.files is None:
-        return None
-    settings = form.load_arguments()
-    if planned.files.weight_bytes() <= _SMALL:
-        return {"model": card.model_dump(mode="json"), "load": settings}
-    settings = {name: value for name, value in settings.items() if name != "adapter"}
-    settings["context"] = 512
-    return {"model": resolve(EMBEDDED).model_dump(mode="json"), "load": settings}
 
 
 def _texts(limit: int) -> list[list[dict[str, str]]]:

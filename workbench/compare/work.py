@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from workbench.catalog import Card
-from workbench.compare.form import Form
 from workbench.engines import child
 from workbench.errors import FormatError, InputError, WorkbenchError
+from workbench.evaluate.form import Form
 from workbench.formats.cache import content_key
 from workbench.paths import atomic_file, sweep_partials
 from workbench.planning import Plan

@@ -259,13 +259,21 @@ class _Prompts:
         sampling = Sampling(max_tokens=max_tokens)
         self._asked += 1
         if self._ids:
-            start = self._asked * 7 % len(self._ids)
-            repeated = self._ids * (length // len(self._ids) + 2)
-            ids = repeated[start : start + length]
+            ids = _repeated(self._ids, length, start=self._asked * 7)
             return Reply.joined(self._model.complete(ids, sampling=sampling))
         words = (f"{self._asked}. {_FILLER * (length // 40 + 1)}").split(" ")
         text = " ".join(words[: max(2, length * 2 // 3)])
         return Reply.joined(self._model.stream([Message("user", text)], sampling=sampling))
+
+
+def filler_ids(model: Measured, length: int) -> list[int]:
+    """Return ``length`` token ids of plain text, for a prompt of exactly this length."""
+    return _repeated(model.tokenize(_FILLER), length, start=0)
+
+
+def _repeated(ids: list[int], length: int, *, start: int) -> list[int]:
+    start %= len(ids)
+    return (ids * (length // len(ids) + 2))[start : start + length]
 
 
 def _require(**counts: int) -> None:

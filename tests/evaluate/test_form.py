@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from workbench.compare.form import FORMS, Form, read_forms
 from workbench.errors import InputError
+from workbench.evaluate.form import FORMS, Form, read_forms
 
 
 def test_the_forms_named_by_default_are_read() -> None:
