@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -13,6 +14,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from workbench.errors import InputError, NotFoundError, did_you_mean
 
 ENVIRONMENT_PREFIX = "WORKBENCH_"
+# A few aliases in a small file can stand for more values than a memory holds: count, then build.
+MOST_BYTES = 1 << 20
+MOST_VALUES = 100_000
+MOST_DEPTH = 100
+# libyaml parses ten times as fast; not every build of PyYAML has it.
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Settings(BaseModel):
@@ -37,7 +44,7 @@ class Settings(BaseModel):
             return cls.model_validate(dict(values))
         except ValidationError as error:
             raise InputError(
-                f"{source}: {_sentence(error, cls.model_fields)}",
+                f"{source}: {_sentence(error, cls)}",
                 hint="Correct this key and try again.",
             ) from None
 
@@ -60,17 +67,48 @@ class Settings(BaseModel):
 SettingsType = TypeVar("SettingsType", bound=Settings)
 
 
-def _sentence(error: ValidationError, known: Mapping[str, Any]) -> str:
+def _sentence(error: ValidationError, settings: type[BaseModel]) -> str:
     lines = []
     for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"]) or "value"
+        path = item["loc"]
+        where = ".".join(str(part) for part in path) or "value"
+        given = item["input"]
         if item["type"] == "extra_forbidden":
-            lines.append(f"unknown key {where!r}. {did_you_mean(where.split('.')[-1], known)}")
+            known = _fields_at(settings, path[:-1])
+            lines.append(f"unknown key {where!r}. {did_you_mean(str(path[-1]), known)}")
         elif item["type"] == "missing":
             lines.append(f"{where} is missing.")
         else:
-            lines.append(f"{where} = {item['input']!r}: {item['msg']}.")
+            quote = " (a text needs quotes here)" if _needs_quotes(item["type"], given) else ""
+            lines.append(f"{where} = {_shown(given)}: {item['msg']}{quote}.")
     return " ".join(lines)
+
+
+def _needs_quotes(kind: str, given: Any) -> bool:
+    """Whether YAML read a word such as ``no`` or a number where a text was meant."""
+    return kind in ("string_type", "literal_error") and isinstance(given, (bool, int, float))
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _fields_at(settings: type[BaseModel], path: Sequence[str | int]) -> Mapping[str, Any]:
+    """Return the fields of the settings that lie at ``path`` within ``settings``."""
+    place = settings
+    for part in path:
+        field = place.model_fields.get(str(part))
+        inner = next(_settings_in(field.annotation), None) if field else None
+        place = inner or place  # a number or a key within a collection: its settings were found
+    return place.model_fields
+
+
+def _settings_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _settings_in(inner)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -78,23 +116,125 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     Raises:
         NotFoundError: The file does not exist.
-        InputError: It is not valid YAML or not a mapping.
+        InputError: It is not valid YAML, not UTF-8, not a mapping, names a key twice, or is
+            larger or deeper than settings ever are.
     """
     if not path.is_file():
         raise NotFoundError(f"The file {path} does not exist.", hint="Check its name and folder.")
+    return parse_yaml(read_text(path), source=str(path))
+
+
+def read_text(path: Path, *, most_bytes: int = MOST_BYTES) -> str:
+    """Return the text of a small UTF-8 file.
+
+    Raises:
+        InputError: It is larger than ``most_bytes``, not UTF-8, or cannot be read.
+    """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        with path.open("rb") as stream:
+            data = stream.read(most_bytes + 1)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from None
+    if len(data) > most_bytes:
+        raise InputError(f"{path} is larger than {most_bytes / 1e6:.1f} MB: this is no such file.")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
         raise InputError(
-            f"{path} is not valid YAML: {error}.", hint="Correct it and try again."
+            f"{path} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}.",
+            hint="Save it as UTF-8 and try again.",
         ) from None
-    if values is None:
+
+
+def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
+    """Return the mapping in a YAML text; plain values only, no code can come from it.
+
+    Args:
+        text: The YAML.
+        source: Where it is from, named in errors.
+
+    Raises:
+        InputError: It is not valid YAML, not a mapping, names a key twice, or is larger or
+            deeper than settings ever are.
+    """
+    if _too_deep(text):
+        raise InputError(f"{source} nests more than {MOST_DEPTH} levels deep.")
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is not None:
+            _check_size(node, source)
+            values = loader.construct_document(node)
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{source} is not valid YAML: {error}.", hint="Correct it and try again."
+        ) from None
+    finally:
+        loader.dispose()
+    if node is None or values is None:
         return {}
     if not isinstance(values, dict):
         raise InputError(
-            f"{path} holds a {type(values).__name__}, not a mapping of names to values."
+            f"{source} holds a {type(values).__name__}, not a mapping of names to values."
         )
     return values
+
+
+def _too_deep(text: str) -> bool:
+    """Whether a YAML text nests too deep; libyaml's own recursion would end the process."""
+    open_brackets = text.count("[") + text.count("{")
+    if open_brackets <= MOST_DEPTH and not re.search(r"(?m)^[ \-?:]{100,}", text):
+        return False
+    depth = 0
+    try:
+        for event in yaml.parse(text, _Loader):
+            if isinstance(event, (yaml.SequenceStartEvent, yaml.MappingStartEvent)):
+                depth += 1
+            elif isinstance(event, (yaml.SequenceEndEvent, yaml.MappingEndEvent)):
+                depth -= 1
+            if depth > MOST_DEPTH:
+                return True
+    except yaml.YAMLError:
+        return False  # the reader names the place
+    return False
+
+
+def _check_size(root: yaml.Node, source: str) -> None:
+    """Refuse aliases that expand beyond measure, aliases to themselves, and a key given twice."""
+    sizes: dict[int, int] = {}
+    underway: set[int] = set()
+
+    def size(node: yaml.Node) -> int:
+        if isinstance(node, yaml.ScalarNode):
+            return 1
+        if id(node) in underway:
+            raise InputError(f"{source} holds an alias to itself.")
+        if id(node) not in sizes:
+            underway.add(id(node))
+            if isinstance(node, yaml.MappingNode):
+                _check_keys(node, source)
+                parts = [part for pair in node.value for part in pair]
+            else:
+                parts = node.value
+            sizes[id(node)] = 1 + sum(size(part) for part in parts)
+            underway.discard(id(node))
+        return sizes[id(node)]
+
+    if size(root) > MOST_VALUES:
+        raise InputError(f"{source} expands to more than {MOST_VALUES:,} values.")
+
+
+def _check_keys(node: yaml.MappingNode, source: str) -> None:
+    seen: set[str] = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                raise InputError(
+                    f"{source}, line {line}: the key {key.value!r} is given twice.",
+                    hint="Keep one of them.",
+                )
+            seen.add(key.value)
 
 
 def environment(name: str) -> str | None:
