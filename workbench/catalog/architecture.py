@@ -67,6 +67,8 @@ class StateSpace(Settings):
     """Groups that share B and C."""
     inner_size: int = Field(ge=1)
     """heads times head_dim."""
+    layer_state_bytes_32bit: int | None = Field(default=None, ge=1)
+    """Bytes of one layer's state and convolution buffer for one sequence, at 32 bit."""
 
 
 class Vision(Settings):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from workbench.catalog.architecture import Architecture
+from workbench.errors import InputError
+from workbench.figures import Table
 from workbench.settings import Settings
 
 Task = Literal["chat", "code", "reasoning", "vision", "embedding", "rerank"]
@@ -60,10 +62,18 @@ class StoredForm(Settings):
     """Tensors kept at 16 bit, by part of their name."""
     bytes_per_parameter: float | None = Field(default=None, gt=0)
     """Bytes of one quantized weight with its share of the scales."""
+    quantization: str | None = None
+    """Name of a GGUF quantization, for example ``Q4_0``."""
+    version: str | None = None
+    """Packing of the weights, as ``quantization_config`` names it, for example ``gemm``."""
+    source: str | None = None
+    """Where this is from, in words."""
 
 
 class DefaultSampling(Settings):
     """Sampling that the model's makers recommend."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     temperature: float | None = Field(default=None, ge=0)
     """0 is greedy."""
@@ -93,8 +103,10 @@ class Remote(Settings):
 class Card(Settings):
     """What a model is: where it comes from, its facts, what it is good for."""
 
-    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")
-    """The name a user writes."""
+    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=100)
+    """The name a user writes: letters, digits and ``._+-``, the same as the file's."""
+    extends: str | None = None
+    """A card whose values hold where this one gives none (user cards only)."""
     display_name: str | None = None
     """The name shown in tables."""
     family: str | None = None
@@ -114,7 +126,8 @@ class Card(Settings):
     remote: Remote | None = None
     """A service that runs the model, instead of files."""
     path: str | None = None
-    """Local folder or file; ``~`` and environment variables expand; relative means shipped."""
+    """Local folder or file; ``~`` and environment variables expand; relative means beside the
+    card in a user card, and shipped in a shipped one."""
     projector: str | None = None
     """Local multimodal projector (mmproj) of a GGUF that sees, expanded like ``path``."""
     architecture: Architecture = Architecture()
@@ -167,13 +180,60 @@ class Card(Settings):
         return self.path is not None
 
     def expanded_path(self) -> Path | None:
-        """Return the local path with ``~`` and variables expanded, or None."""
-        return _expanded(self.path)
+        """Return the local path with ``~`` and variables expanded, or None.
+
+        Raises:
+            InputError: It names an environment variable that is not set.
+        """
+        return None if self.path is None else expanded(self.path)
 
     def expanded_projector(self) -> Path | None:
-        """Return the local projector with ``~`` and variables expanded, or None."""
-        return _expanded(self.projector)
+        """Return the local projector with ``~`` and variables expanded, or None.
+
+        Raises:
+            InputError: It names an environment variable that is not set.
+        """
+        return None if self.projector is None else expanded(self.projector)
+
+    def given(self) -> dict[str, Any]:
+        """Return what the card says as plain data, without the keys it leaves out."""
+        return self.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+
+    def table(self) -> Table:
+        """Return one row per key that the card gives; inner keys are joined by a dot."""
+        rows = [{"key": key, "value": value} for key, value in _flat(self.given())]
+        return Table(rows, caption=self.display_name or self.id)
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        return self.table()._repr_mimebundle_()
 
 
-def _expanded(path: str | None) -> Path | None:
-    return None if path is None else Path(os.path.expandvars(path)).expanduser()
+def expanded(path: str) -> Path:
+    """Return a path with ``~`` and environment variables expanded.
+
+    Raises:
+        InputError: It names an environment variable that is not set.
+    """
+    found = Path(os.path.expandvars(path)).expanduser()
+    left = re.search(r"\$(?:\{(\w+)\}|(\w+))", str(found))
+    if left and not found.exists():
+        name = left.group(1) or left.group(2)
+        raise InputError(
+            f"The path {path} names the environment variable {name}, which is not set.",
+            hint=f"Set {name}, or write the path out.",
+        )
+    return found
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            rows += _flat(value, f"{name}.")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for index, item in enumerate(value, start=1):
+                rows += _flat(item, f"{name}.{index}.")
+        else:
+            rows.append((name, value))
+    return rows
