@@ -10,6 +10,7 @@ from typing import Any
 
 from workbench.errors import InputError
 from workbench.machine.probes import HOST, PhaseMemory, probes
+from workbench.machine.timeline import Timeline
 
 __all__ = ["Meter", "PhaseMemory"]
 
@@ -17,10 +18,14 @@ __all__ = ["Meter", "PhaseMemory"]
 class Meter:
     """Measures phases: ``with Meter() as meter: with meter.phase("load"): ...``.
 
+    A phase counts from what is in use when it begins, so what imports took is no part of it.
+
     Args:
         interval: Seconds between samples where no exact peak is to be had, 0.02 to 0.05 by habit.
-        children: Also sum the resident sets of the child processes, by sampling.
+        children: Also sum the resident sets of the child processes, by sampling, and give each
+            child a phase of its own; one that ends while it is measured is told as ``ended``.
         exact: Use the kernel's own peak where permitted; False forces sampling.
+        timeline: Also keep readings over time, from opening to closing, at most 2000 of them.
 
     Attributes:
         phases: One entry per phase and place, in order.
@@ -29,7 +34,12 @@ class Meter:
     """
 
     def __init__(
-        self, *, interval: float = 0.025, children: bool = False, exact: bool = True
+        self,
+        *,
+        interval: float = 0.025,
+        children: bool = False,
+        exact: bool = True,
+        timeline: bool = False,
     ) -> None:
         if not interval > 0:
             raise InputError(f"interval must be above 0 seconds, not {interval!r}.")
@@ -38,16 +48,20 @@ class Meter:
         self.cost_seconds = 0.0
         self.samples = 0
         self._probes = probes(children=children, exact=exact)
+        self._timeline = Timeline() if timeline else None
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._running: str | None = None
         self._open = False
+        self._opened = 0.0
 
     def __enter__(self) -> Meter:
         self._open = True
+        self._opened = time.perf_counter()
         self._stop.clear()
-        if any(probe.sampled for probe in self._probes):
+        self._mark()
+        if self._timeline is not None or any(probe.sampled for probe in self._probes):
             self._thread = threading.Thread(target=self._watch, name="memory meter", daemon=True)
             self._thread.start()
         return self
@@ -58,6 +72,7 @@ class Meter:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        self._mark()
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -74,12 +89,14 @@ class Meter:
             for probe in self._probes:
                 probe.begin()
             self._running = name
+            self._read_timeline()
         began = time.perf_counter()
         try:
             yield
         finally:
             seconds = time.perf_counter() - began
             with self._lock, self._charged():
+                self._read_timeline()
                 self._running = None
                 for probe in self._probes:
                     self.phases.extend(probe.end(name, seconds))
@@ -93,6 +110,23 @@ class Meter:
         """Return the phases as plain data."""
         return [phase.as_dict() for phase in self.phases]
 
+    def timeline(self) -> list[dict[str, Any]]:
+        """Return the readings over time as rows, the earliest first.
+
+        Each has ``seconds`` since the meter opened, ``place``, ``bytes`` in use there, and
+        ``phase`` (None between phases). Beyond 2000 readings neighbours are merged, the larger one
+        kept, so a peak stays and its neighbours go.
+
+        Raises:
+            InputError: The meter was not asked for it.
+        """
+        if self._timeline is None:
+            raise InputError(
+                "This meter keeps no readings over time.", hint="Meter(timeline=True) does."
+            )
+        with self._lock:
+            return self._timeline.rows()
+
     @contextlib.contextmanager
     def _charged(self) -> Iterator[None]:
         began = time.perf_counter()
@@ -101,13 +135,28 @@ class Meter:
         finally:
             self.cost_seconds += time.perf_counter() - began
 
+    def _mark(self) -> None:
+        with self._lock, self._charged():
+            self._read_timeline()
+
+    def _read_timeline(self) -> None:
+        if self._timeline is None:
+            return
+        seconds = time.perf_counter() - self._opened
+        for probe in self._probes:
+            for place, value in probe.now():
+                self._timeline.add(seconds, place, value, self._running)
+
     def _watch(self) -> None:
         while not self._stop.wait(self.interval):
             with self._lock:
-                if self._running is None:
+                if self._running is None and self._timeline is None:
                     continue
                 with self._charged():
                     self.samples += 1
+                    self._read_timeline()
+                    if self._running is None:
+                        continue
                     for probe in self._probes:
                         if probe.sampled:
                             probe.sample()
@@ -122,7 +171,7 @@ class Meter:
                 p.place,
                 f"{p.seconds:.2f}",
                 *(f"{value / 1e6:.1f}" for value in (p.start_bytes, p.peak_bytes, p.delta_bytes)),
-                p.source,
+                p.source + (" (ended)" if p.ended else ""),
             )
             for p in self.phases
         ]
