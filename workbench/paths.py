@@ -69,11 +69,18 @@ def cache(*parts: str) -> Path:
 
 
 @contextlib.contextmanager
-def atomic_file(final: Path) -> Iterator[Path]:
+def atomic_file(final: Path, *, new: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside ``final`` and rename it there when the block succeeds.
 
     On any exception the temporary file is removed and ``final`` stays as it was. A kill leaves
     only a ``.partial-*`` name, never a part under the final name.
+
+    Args:
+        final: The file to write.
+        new: Never replace: a file that is there already is kept.
+
+    Raises:
+        FileExistsError: ``new``, and there is such a file.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f"{_PARTIAL}{os.getpid()}-", dir=final.parent)
@@ -86,9 +93,24 @@ def atomic_file(final: Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         partial.chmod(0o666 & ~umask)
-        partial.replace(final)
+        if new:
+            _publish(partial, final)
+        else:
+            partial.replace(final)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _publish(partial: Path, final: Path) -> None:
+    """Give a whole file its name, unless the name is taken."""
+    try:
+        os.link(partial, final)  # a rename would replace what is there
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if final.exists():
+            raise FileExistsError(f"{final} exists.") from None
+        partial.replace(final)
 
 
 @contextlib.contextmanager

@@ -90,7 +90,7 @@ def test_scripted_forms_are_judged_and_leave_receipts(tmp_path: Path, home: Path
         "load",
         "first reply",
     ]
-    left = sorted(receipts(what="compare"), key=lambda receipt: receipt.time)
+    left = sorted(receipts(what="compare", where="here"), key=lambda receipt: receipt.time)
     assert [receipt.outcome for receipt in left] == ["done", "done", "failed"]
     assert left[1].result["right"] == 1
     assert left[1].parameters["prompts"]["count"] == 6
@@ -214,7 +214,7 @@ def test_a_comparison_killed_in_the_middle_goes_on_where_it_was(tmp_path: Path, 
     assert [row["reused"] for row in result.rows] == [True, True, False]
     assert [row["right"] for row in result.rows] == [6, 5, 4]
     assert not list(folder.iterdir())
-    assert len(list(receipts(what="compare"))) == 3
+    assert len(receipts(what="compare", where="here")) == 3
 
 
 def test_a_folder_of_ones_own_is_kept_and_used_again(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_a_failed_load_is_kept_with_its_reason_and_raised(
     (copy / "config.json").write_text(json.dumps({**config, "model_type": "no_such_thing"}))
     with pytest.raises(EngineError, match="no_such_thing"):
         wb.load(copy, engine="transformers")
-    kept = list(receipts(what="load", outcome="failed"))
+    kept = receipts(what="load", outcome="failed", where="here")
     assert len(kept) == 2
     assert "lacks" in str(kept[0].reason)
     assert "no_such_thing" in str(kept[1].reason)

@@ -52,7 +52,7 @@ def test_an_adapter_becomes_checked_files(
     assert export.conclusion().startswith("All 3 hops keep their limits: adapter, merged, F16, Q4")
     with wb.load(export.files["Q4_K_M"], threads=1) as model:
         assert model.ask("What is 3 + 4?", max_tokens=8).token_ids
-    assert next(receipts(what="export")).outcome == "done"
+    assert receipts(what="export", where="here")[0].outcome == "done"
     assert export.merged == out / "merged"
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
@@ -87,7 +87,7 @@ def test_a_broken_hop_leaves_only_its_report(
         ("F16", True),
         ("Q8_0", False),
     ]
-    assert next(receipts(what="export")).outcome == "failed"
+    assert receipts(what="export", where="here")[0].outcome == "failed"
     monkeypatch.setattr(quick, "quantize", quantize)
     export = wb.export_gguf("tiny-chat", out, quantizations=["Q8_0"], conversations=talks)
     assert sorted(p.name for p in out.iterdir()) == [

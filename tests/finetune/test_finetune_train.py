@@ -282,7 +282,7 @@ def test_a_bad_dataset_trains_nothing(
     assert f"{path}: 1 of 2 lines are wrong: {said}" in str(caught.value)
     assert not (tmp_path / "out").exists()
     assert not workspace_folder(tmp_path / "out").exists()
-    assert not list(receipts())
+    assert not receipts(where="here")
 
 
 def test_an_output_that_is_no_adapter_stays(case: Case, tmp_path: Path) -> None:
@@ -325,7 +325,7 @@ def test_an_unknown_layer_is_refused_with_the_nearest(
         case.again(tmp_path / "out", target_modules=("q_prj",), evaluation="none")
     with pytest.raises(InputError, match="'lm_head'"):
         case.again(tmp_path / "out", target_modules="lm_head", evaluation="none")
-    failed = list(receipts(what="finetune", outcome="failed"))
+    failed = receipts(what="finetune", outcome="failed", where="here")
     assert len(failed) == 2
     assert sum("q_prj" in (receipt.reason or "") for receipt in failed) == 1
 
@@ -346,7 +346,7 @@ def test_memory_that_runs_out_says_what_to_change(
     monkeypatch.setattr(lora, "_check_loss", run_out)
     with pytest.raises(EngineError, match=r"batch_size = 8.*2 GiB.*Halve batch_size"):
         case.again(tmp_path / "out", evaluation="none")
-    (failed,) = receipts(what="finetune", outcome="failed")
+    (failed,) = receipts(what="finetune", outcome="failed", where="here")
     assert "Memory ran out" in (failed.reason or "")
 
 

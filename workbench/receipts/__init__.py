@@ -1,0 +1,22 @@
+"""Receipts: one measured fact with its conditions, written once, as readable JSON."""
+
+from workbench.receipts.evidence import VERIFIED, Evidence, Verified, verified
+from workbench.receipts.folder import Damaged, read, write
+from workbench.receipts.found import Receipts, receipts
+from workbench.receipts.keeping import keep
+from workbench.receipts.receipt import SCHEMA, Receipt
+
+__all__ = [
+    "SCHEMA",
+    "VERIFIED",
+    "Damaged",
+    "Evidence",
+    "Receipt",
+    "Receipts",
+    "Verified",
+    "keep",
+    "read",
+    "receipts",
+    "verified",
+    "write",
+]
