@@ -26,6 +26,10 @@ class GgufSource(Settings):
     """File pattern in which ``{quantization}`` stands for its name."""
     files: dict[str, str] = {}
     """Quantization to its own file pattern, where the common one does not hold."""
+    revision: str | None = None
+    """Commit of the GGUF repository; None takes the newest and notes which it was."""
+    ollama: str | None = None
+    """The model's name in Ollama's library, for example ``qwen2.5:7b-instruct``."""
 
     def file_pattern(self, quantization: str) -> str:
         """Return the pattern of the files of one quantization."""
@@ -46,8 +50,12 @@ class ReadyForm(Settings):
 class StoredForm(Settings):
     """How the weights of ``repository`` itself are quantized."""
 
-    method: Literal["awq", "gptq", "mxfp4", "fp8", "gguf", "onnx", "bnb", "compressed-tensors"]
+    method: Literal[
+        "awq", "gptq", "mxfp4", "fp8", "gguf", "onnx", "bnb", "compressed-tensors", "mlx", "other"
+    ]
     """The method, as ``quantization_config`` names it."""
+    detail: str | None = None
+    """Which form of the method, as its files say: nf4, int8, pack-quantized, Q4_K_M."""
     bits: int | None = Field(default=None, ge=1, le=16)
     """Bits per quantized weight."""
     group_size: int | None = Field(default=None, ge=-1)
