@@ -52,6 +52,10 @@ class ChildDiedError(EngineError):
     """The child process that held a model ended unexpectedly."""
 
 
+class DownloadError(WorkbenchError):
+    """A model could not be fetched: the hub refuses, is not reached, or sent something else."""
+
+
 class DiskSpaceError(WorkbenchError):
     """There is not enough free disk space; nothing was written."""
 

@@ -50,12 +50,8 @@ class ReadyForm(Settings):
 class StoredForm(Settings):
     """How the weights of ``repository`` itself are quantized."""
 
-    method: Literal[
-        "awq", "gptq", "mxfp4", "fp8", "gguf", "onnx", "bnb", "compressed-tensors", "mlx", "other"
-    ]
+    method: Literal["awq", "gptq", "mxfp4", "fp8", "gguf", "onnx", "bnb", "compressed-tensors"]
     """The method, as ``quantization_config`` names it."""
-    detail: str | None = None
-    """Which form of the method, as its files say: nf4, int8, pack-quantized, Q4_K_M."""
     bits: int | None = Field(default=None, ge=1, le=16)
     """Bits per quantized weight."""
     group_size: int | None = Field(default=None, ge=-1)

@@ -22,6 +22,9 @@ def from_plan(plan: Plan) -> dict[str, Any]:
             "path": str(plan.files.path),
             "kind": plan.files.kind,
             "weights": [str(path) for path in plan.files.weights],
+            "source": plan.files.source,
+            "repository": plan.files.repository,
+            "revision": plan.files.revision,
         }
     plain["adapter"] = str(plan.adapter) if plan.adapter else None
     plain["options"] = dict(plan.options)
@@ -35,9 +38,11 @@ def to_plan(plain: Mapping[str, Any]) -> Plan:
     values["card"] = Card.of(values["card"])
     if values["files"] is not None:
         values["files"] = ModelFiles(
-            path=Path(values["files"]["path"]),
-            kind=values["files"]["kind"],
-            weights=tuple(map(Path, values["files"]["weights"])),
+            **{
+                **values["files"],
+                "path": Path(values["files"]["path"]),
+                "weights": tuple(map(Path, values["files"]["weights"])),
+            }
         )
     values["adapter"] = Path(values["adapter"]) if values["adapter"] else None
     values["reasons"] = tuple(values["reasons"])
