@@ -24,6 +24,7 @@ _FACE = {
     "load": "workbench.engines",
     "loaded": "workbench.engines",
     "compare": "workbench.compare",
+    "doctor": "workbench.doctor",
     "finetune": "workbench.finetune",
     "merge": "workbench.export",
     "export_gguf": "workbench.export",
@@ -44,6 +45,7 @@ __all__ = ["__version__", *sorted(_FACE)]  # noqa: PLE0604
 if TYPE_CHECKING:
     from workbench.catalog import catalog as catalog
     from workbench.compare import compare as compare
+    from workbench.doctor import doctor as doctor
     from workbench.engines import engines as engines
     from workbench.engines.load import load as load
     from workbench.engines.load import loaded as loaded
