@@ -1,225 +1,254 @@
-"""Read the header of a GGUF file without loading it, and check that the file is whole."""
+"""What a model's files say of themselves, read from their headers without loading them."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import mmap
-import struct
+import itertools
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from workbench.errors import FormatError
+from workbench.catalog.gguf_header import (
+    FILE_TYPES,
+    GGML_TYPES,
+    GGUF_MAGIC,
+    GgmlType,
+    GgufArray,
+    GgufHeader,
+    GgufTensor,
+    check_gguf,
+    read_gguf_header,
+)
+from workbench.catalog.header_parts import check_part, first_part, gguf_parts
+from workbench.catalog.header_roles import embedding, output
+from workbench.catalog.header_source import MOST_CONFIG, LocalFile, read_object, shown
+from workbench.catalog.header_tensor import Tensor
+from workbench.catalog.header_view import Header, Tied
+from workbench.catalog.safetensors_header import (
+    DTYPE_BITS,
+    SafetensorsHeader,
+    check_safetensors,
+    local_files,
+)
+from workbench.errors import FormatError, InputError, NotFoundError
 
-GGUF_MAGIC = b"GGUF"
-_VERSIONS = (2, 3)
-_DEFAULT_ALIGNMENT = 32
-_MOST_ENTRIES = 1_000_000
-_MOST_DIMENSIONS = 4
-_KEPT_STRING = 1 << 20
+if TYPE_CHECKING:
+    from workbench.catalog.remote_header import RemoteModel
 
-# GGUF specification: value types of the metadata, by number.
-_SCALARS = {
-    0: "B",
-    1: "b",
-    2: "H",
-    3: "h",
-    4: "I",
-    5: "i",
-    6: "f",
-    7: "?",
-    10: "Q",
-    11: "q",
-    12: "d",
-}
-_STRING, _ARRAY = 8, 9
+__all__ = [
+    "DTYPE_BITS",
+    "FILE_TYPES",
+    "GGML_TYPES",
+    "GGUF_MAGIC",
+    "GgmlType",
+    "GgufArray",
+    "GgufHeader",
+    "GgufTensor",
+    "Header",
+    "SafetensorsHeader",
+    "Tensor",
+    "Tied",
+    "check_gguf",
+    "check_safetensors",
+    "gguf_parts",
+    "read_gguf_header",
+    "read_header",
+]
 
-# ggml: values per block and bytes per block of each tensor type, by number.
-_BLOCKS = {
-    0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34),
-    10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292),
-    16: (256, 66), 17: (256, 74), 18: (256, 98), 19: (256, 50), 20: (32, 18), 21: (256, 110),
-    22: (256, 82), 23: (256, 136), 24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8), 28: (1, 8),
-    29: (256, 56), 30: (1, 2), 34: (256, 54), 35: (256, 66), 39: (32, 17), 40: (64, 36),
-    41: (128, 18), 42: (64, 18),
-}  # fmt: skip
+_SAMPLE = 64 << 10
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class GgufArray:
-    """An array in the metadata, of which only the length is kept."""
+def read_header(model: Path | str | RemoteModel) -> Header:
+    """Read what a model's files say of themselves, loading no weights.
 
-    length: int
+    Args:
+        model: A folder, a ``.safetensors`` file, any part of a ``.gguf`` file, an index of shards,
+            or a ``RemoteModel``.
 
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class GgufTensor:
-    """One tensor's place in a GGUF file.
-
-    Attributes:
-        name: Its name.
-        shape: Its dimensions, the fastest first, as the file has them.
-        kind: Its ggml type, by number.
-        offset: First byte within the data section.
-        size: Bytes, or None for a type that this reader does not know.
+    Raises:
+        NotFoundError: There is no such file, or the folder holds no weights.
+        InputError: It is no file that could be a model, or several models lie in one folder.
+        FormatError: A file is damaged, cut off or missing.
     """
+    if not isinstance(model, (str, Path)):
+        from workbench.catalog.remote_header import read_remote_header
 
-    name: str
-    shape: tuple[int, ...]
-    kind: int
-    offset: int
-    size: int | None
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class GgufHeader:
-    """What a GGUF file says of itself.
-
-    Attributes:
-        version: Version of the format.
-        metadata: Scalars, strings and ``GgufArray`` by key.
-        tensors: Where each tensor lies.
-        data_start: First byte of the data section.
-    """
-
-    version: int
-    metadata: dict[str, Any]
-    tensors: tuple[GgufTensor, ...]
-    data_start: int
-
-    def fact(self, name: str) -> int | None:
-        """Return a positive number of the architecture's own section, else None.
-
-        Args:
-            name: Its key without the architecture, for example ``context_length``.
-        """
-        value = self.metadata.get(f"{self.metadata.get('general.architecture')}.{name}")
-        return value if isinstance(value, int) and value > 0 else None
-
-
-class _Cursor:
-    """Reads forward through mapped bytes and never past their end."""
-
-    def __init__(self, data: mmap.mmap, name: str) -> None:
-        self.data, self.name, self.at = data, name, 0
-
-    def fail(self, reason: str) -> FormatError:
-        return FormatError(
-            f"{self.name} is not a whole GGUF file: {reason}.",
-            hint="It was cut off or damaged; get it again.",
+        return read_remote_header(
+            model.repository,
+            revision=model.revision,
+            file=model.file,
+            endpoint=model.endpoint,
+            token=model.token,
         )
-
-    def skip(self, size: int) -> int:
-        """Go on by ``size`` bytes and return where they begin."""
-        start = self.at
-        if size < 0 or start + size > len(self.data):
-            raise self.fail(f"it ends within its header, at byte {len(self.data)}")
-        self.at = start + size
-        return start
-
-    def number(self, code: str) -> Any:
-        start = self.skip(struct.calcsize("<" + code))
-        return struct.unpack_from("<" + code, self.data, start)[0]
-
-    def text(self) -> str:
-        length = self.number("Q")
-        start = self.skip(length)
-        return self.data[start : start + min(length, _KEPT_STRING)].decode("utf-8", "replace")
-
-    def value(self, kind: int) -> Any:
-        if kind in _SCALARS:
-            return self.number(_SCALARS[kind])
-        if kind == _STRING:
-            return self.text()
-        if kind != _ARRAY:
-            raise self.fail(f"its metadata has a value of the unknown type {kind}")
-        inner, count = self.number("I"), self.number("Q")
-        if inner in _SCALARS:
-            self.skip(count * struct.calcsize("<" + _SCALARS[inner]))
-        elif inner == _STRING:
-            if count * 8 > len(self.data) - self.at:
-                raise self.fail(f"it ends within its header, at byte {len(self.data)}")
-            for _ in range(count):
-                self.skip(self.number("Q"))
-        else:
-            raise self.fail(f"its metadata has an array of the unknown type {inner}")
-        return GgufArray(count)
+    path = Path(model)
+    if path.is_dir():
+        return _folder(path)
+    if path.name.endswith(".safetensors.index.json"):
+        return _safetensors(path.parent, None)
+    if path.suffix == ".safetensors":
+        return _safetensors(path.parent, (path.name,))
+    with LocalFile(path) as file:
+        begins = file.read(0, 0, 4)
+    if begins == GGUF_MAGIC or path.suffix == ".gguf":
+        return _gguf(path)
+    raise InputError(
+        f"{path} is no weight file whose header is known.",
+        hint="Give a folder, a .safetensors or a .gguf file.",
+    )
 
 
-def read_gguf_header(path: Path) -> GgufHeader:
-    """Read metadata and tensor table; strings over 1 MiB are cut, arrays are only counted.
+def _folder(folder: Path) -> Header:
+    names, _ = local_files(folder)
+    if names:
+        return _safetensors(folder, None)
+    found = sorted(path.name for path in folder.glob("*.gguf"))
+    models = sorted({first_part(name) for name in found})
+    chosen = [name for name in models if "mmproj" not in name.lower()] or models
+    if len(chosen) == 1:
+        return _gguf(folder / chosen[0])
+    if chosen:
+        listed = ", ".join(chosen[:8])
+        raise InputError(f"{folder} holds {len(chosen)} models.", hint=f"Name one: {listed}.")
+    raise NotFoundError(
+        f"{folder} holds no weights: no .safetensors and no .gguf file.",
+        hint="Download the model, or give another folder.",
+    )
+
+
+def _safetensors(folder: Path, only: tuple[str, ...] | None) -> Header:
+    names, places = (only, None) if only else local_files(folder)
+    read = {name: check_safetensors(folder / name) for name in names}
+    config = folder / "config.json"
+    header = join_safetensors(
+        folder.name if only is None else only[0],
+        read,
+        places,
+        read_object(config, most=MOST_CONFIG) if config.exists() else None,
+    )
+    return dataclasses.replace(header, folder=folder, same_embeddings=_same(header, folder))
+
+
+def join_safetensors(
+    name: str,
+    read: Mapping[str, SafetensorsHeader],
+    places: Mapping[str, str] | None,
+    config: Mapping[str, Any] | None,
+) -> Header:
+    """Return the header of a model from those of its files.
+
+    Args:
+        name: What errors and tables call it.
+        read: Header by file name.
+        places: File name by tensor name, from the index; None where there is none.
+        config: config.json.
 
     Raises:
-        FormatError: It does not begin like a GGUF file of version 2 or 3, or the header is
-            damaged or cut off.
+        FormatError: The index names a tensor that its file does not have, or two files have one.
     """
-    with path.open("rb") as stream:
-        head = stream.read(8)
-        version = struct.unpack("<I", head[4:])[0] if len(head) == 8 else 0
-        if head[:4] != GGUF_MAGIC or version not in _VERSIONS:
+    tensors: dict[str, Tensor] = {}
+    notes = []
+    for file, header in read.items():
+        for tensor in header.tensors:
+            said = places.get(tensor.name) if places is not None else None
+            known = tensors.get(tensor.name)
+            if known is not None and said is None:
+                raise FormatError(
+                    f"{name}: the tensor {shown(tensor.name)} is in {known.file} and in {file}.",
+                    hint="The folder holds two models; keep the files of one.",
+                )
+            if said is None or said == file or tensor.name not in tensors:
+                tensors[tensor.name] = dataclasses.replace(tensor, file=file)
+    for tensor_name, file in (places or {}).items():
+        if tensor_name not in tensors or tensors[tensor_name].file != file:
             raise FormatError(
-                f"{path.name} does not begin like a GGUF file (version 2 or 3).",
-                hint="Check that it is one, and that the download is whole.",
+                f"{name}: the index says that {shown(tensor_name)} is in {file}, it is not.",
+                hint="Index and weight files do not belong together; download the model again.",
             )
-        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _parse(_Cursor(data, path.name), version)
+    extra = len(tensors) - len(places) if places is not None else 0
+    if extra:
+        notes.append(f"{extra} tensors are in the files but not in the index")
+    first = next(iter(read.values()))
+    return Header(
+        kind="safetensors",
+        name=name,
+        tensors=tuple(tensors.values()),
+        metadata=first.metadata,
+        config=config,
+        files=tuple(read),
+        notes=tuple(notes),
+    )
 
 
-def _parse(cursor: _Cursor, version: int) -> GgufHeader:
-    cursor.skip(8)
-    tensor_count, value_count = cursor.number("Q"), cursor.number("Q")
-    if tensor_count > _MOST_ENTRIES or value_count > _MOST_ENTRIES:
-        raise cursor.fail(f"it claims {tensor_count} tensors and {value_count} values")
-    metadata: dict[str, Any] = {}
-    for _ in range(value_count):
-        key = cursor.text()
-        metadata[key] = cursor.value(cursor.number("I"))
-    tensors = tuple(_tensor(cursor) for _ in range(tensor_count))
-    alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
-    if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
-        raise cursor.fail(f"its alignment is {alignment!r}")
-    start = -(-cursor.at // alignment) * alignment
-    return GgufHeader(version=version, metadata=metadata, tensors=tensors, data_start=start)
+def _gguf(path: Path) -> Header:
+    parts = gguf_parts(path)
+    header = join_gguf({part.name: check_gguf(part) for part in parts}, sizes={
+        part.name: part.stat().st_size for part in parts
+    })  # fmt: skip
+    same = _same(header, path.parent)
+    return dataclasses.replace(header, folder=path.parent, same_embeddings=same)
 
 
-def _tensor(cursor: _Cursor) -> GgufTensor:
-    name = cursor.text()
-    dimensions = cursor.number("I")
-    if dimensions > _MOST_DIMENSIONS:
-        raise cursor.fail(f"the tensor {name!r} has {dimensions} dimensions")
-    shape = tuple(cursor.number("Q") for _ in range(dimensions))
-    kind, offset = cursor.number("I"), cursor.number("Q")
-    size = None
-    if kind in _BLOCKS:
-        values = 1
-        for length in shape:
-            values *= length
-        per_block, bytes_per_block = _BLOCKS[kind]
-        size = -(-values // per_block) * bytes_per_block
-    return GgufTensor(name=name, shape=shape, kind=kind, offset=offset, size=size)
+def join_gguf(read: Mapping[str, GgufHeader], *, sizes: Mapping[str, int | None]) -> Header:
+    """Return the header of a GGUF model from those of its parts, in order.
 
-
-def check_gguf(path: Path) -> GgufHeader:
-    """Check that a GGUF file is whole: its header, and that every tensor lies within the file.
-
-    llama.cpp can end the process on a file that is not; this is asked before it gets to see one.
+    Args:
+        read: Header by file name.
+        sizes: Bytes of each file, None where a server does not say.
 
     Raises:
-        FormatError: The file is damaged, cut off or no GGUF.
+        FormatError: The parts do not belong together.
     """
-    found = path.stat()
-    return _checked(path, found.st_size, found.st_mtime_ns)
+    tensors: dict[str, Tensor] = {}
+    for number, (file, header) in enumerate(read.items()):
+        check_part(header, file, number, len(read))
+        for tensor in _common(header, file, sizes[file]):
+            if tensor.name in tensors:
+                raise FormatError(f"{file}: an earlier part has {shown(tensor.name)} too.")
+            tensors[tensor.name] = tensor
+    first, metadata = next(iter(read.items()))
+    said = metadata.metadata.get("split.tensors.count")
+    if len(read) > 1 and said != len(tensors):
+        raise FormatError(
+            f"{first} says that its {len(read)} parts have {said} tensors, they have "
+            f"{len(tensors)}.",
+            hint="A part is from another model or damaged; get the parts again.",
+        )
+    return Header(
+        kind="gguf",
+        name=first,
+        tensors=tuple(tensors.values()),
+        metadata=metadata.metadata,
+        config=None,
+        files=tuple(read),
+    )
 
 
-@functools.lru_cache(maxsize=64)
-def _checked(path: Path, size: int, _modified: int) -> GgufHeader:
-    header = read_gguf_header(path)
+def _common(header: GgufHeader, file: str, size: int | None) -> list[Tensor]:
+    starts = sorted({tensor.offset for tensor in header.tensors})
+    after = dict(itertools.pairwise(starts))
+    end = size - header.data_start if size is not None else None
+    found = []
     for tensor in header.tensors:
-        end = header.data_start + tensor.offset + (1 if tensor.size is None else tensor.size)
-        if end > size:
-            raise FormatError(
-                f"{path.name} is not a whole GGUF file: the tensor {tensor.name!r} ends at byte "
-                f"{end}, the file has {size}.",
-                hint="It was cut off or damaged; get it again.",
-            )
-    return header
+        length = tensor.size
+        if length is None:  # an unknown type takes what lies before the next tensor
+            following = after.get(tensor.offset, end)
+            length = following - tensor.offset if following is not None else 0
+        start = header.data_start + tensor.offset
+        found.append(Tensor(tensor.name, tensor.shape[::-1], tensor.dtype, length, file, start))
+    return found
+
+
+def _same(header: Header, folder: Path) -> bool | None:
+    """Return whether both stored embeddings begin, go on and end alike; None: not both alike."""
+    inner, outer = embedding(header.tensors), output(header.tensors)
+    if inner is None or outer is None:
+        return None
+    if (inner.shape, inner.dtype, inner.bytes) != (outer.shape, outer.dtype, outer.bytes):
+        return None
+    last = max(inner.bytes - _SAMPLE, 0)
+    with LocalFile(folder / inner.file) as one, LocalFile(folder / outer.file) as other:
+        return all(
+            one.read(inner.start + at, 0, min(_SAMPLE, inner.bytes))
+            == other.read(outer.start + at, 0, min(_SAMPLE, outer.bytes))
+            for at in sorted({0, last // 2, last})
+        )
