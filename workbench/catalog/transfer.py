@@ -235,7 +235,7 @@ class Transfer:
             if response.status_code != 206 or not _begins_at(response, here):
                 here = 0
             with _written(partial, here, self.file.name) as stream:
-                for chunk in response.iter_bytes(chunk_size=_CHUNK):
+                for chunk in response.iter_bytes():  # by chunk size, a break would lose a chunk
                     stream.write(chunk)
                     here += len(chunk)
                     meter.show(here)
@@ -287,7 +287,8 @@ def _written(partial: Path, here: int, name: str) -> Iterator[Any]:
     """Open ``partial`` to go on at byte ``here``; a full disk is named as such."""
     try:
         with partial.open("ab") as stream:
-            stream.truncate(here)
+            if stream.tell() > here:
+                stream.truncate(here)
             yield stream
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
