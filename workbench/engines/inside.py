@@ -20,6 +20,7 @@ from typing import Any
 from workbench.engines import plain
 from workbench.engines.wire import Wire
 from workbench.errors import EngineError, InputError, WorkbenchError
+from workbench.messages import Piece
 
 _PR_SET_PDEATHSIG = 1
 _AT_ONCE = ("tokenize", "detokenize", "render", "prompt_ids")
@@ -191,12 +192,22 @@ class Server:
                 if number <= self._cancelled:
                     pieces.close()
                     return
-                if piece.finish_reason is None and not piece.thinking and not piece.tool_call:
+                if _is_plain(piece):
                     send({"id": number, "piece": [piece.text, piece.token_id]})
                 else:
                     send({"id": number, "full": plain.from_piece(piece)})
         except Exception as error:
             self._fail(number, error)
+
+
+def _is_plain(piece: Piece) -> bool:
+    """Whether a piece is no more than text and token id, as nearly all are."""
+    return (
+        piece.finish_reason is None
+        and piece.logprob is None
+        and not piece.thinking
+        and piece.tool_call is None
+    )
 
 
 def main() -> None:

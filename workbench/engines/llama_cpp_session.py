@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import json
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from workbench.catalog import locate
-from workbench.engines.base import Power, check_ids, reply_limit
+from workbench.engines.base import Power, check_ids
 from workbench.engines.llama_cpp_choice import Choice
-from workbench.engines.text import pieces
+from workbench.engines.local import LocalSession
 from workbench.errors import EngineError, InputError, UnsupportedError, WorkbenchError
-from workbench.messages import Message, Piece, Sampling
+from workbench.messages import Message, Sampling
 from workbench.planning import Plan
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ class EndTokens:
         return bool(known)
 
 
-class LlamaCppSession:
+class LlamaCppSession(LocalSession):
     """A loaded GGUF; drives ``llama_decode`` itself, so that nothing is spent between tokens.
 
     Args:
@@ -158,35 +157,10 @@ class LlamaCppSession:
 
     # Decoding
 
-    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[Piece]:
-        """Yield the reply to a conversation in pieces."""
-        began = time.perf_counter()
-        return self._reply(self.prompt_ids(messages), sampling, began)
-
-    def complete(self, prompt: str | Sequence[int], sampling: Sampling) -> Iterator[Piece]:
-        """Continue a raw prompt; a text gets a start token if the vocabulary asks for one."""
-        began = time.perf_counter()
-        ids = self._with_start(prompt) if isinstance(prompt, str) else list(prompt)
-        if ids:  # its length is judged below, together with the room that a reply needs
-            ids = check_ids(ids, vocabulary=self.vocabulary, context=len(ids))
-        return self._reply(ids, sampling, began)
-
     def _with_start(self, text: str) -> list[int]:
         ids = self.tokenize(text)
         wanted = self._has_start and self._c.llama_vocab_get_add_bos(self._vocab)
         return [self._start, *ids] if wanted and ids[:1] != [self._start] else ids
-
-    def _reply(self, ids: list[int], sampling: Sampling, began: float) -> Iterator[Piece]:
-        limit = reply_limit(len(ids), sampling, self.context)
-        return pieces(
-            self._tokens(ids, sampling),
-            prompt_tokens=len(ids),
-            limit=limit,
-            ends=() if sampling.ignore_end else self.ends,
-            to_bytes=self._visible,
-            stop=sampling.stop,
-            began=began,
-        )
 
     def _tokens(self, ids: list[int], sampling: Sampling) -> Iterator[int]:
         choose = Choice(self._c, self._llama.ctx, self.vocabulary, sampling, ids)

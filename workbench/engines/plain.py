@@ -9,7 +9,17 @@ from typing import Any
 
 from workbench import errors
 from workbench.catalog import Card, ModelFiles
-from workbench.messages import Message, Piece, Reply, Sampling, Timings, Usage
+from workbench.messages import (
+    Likelihood,
+    Message,
+    Piece,
+    Reply,
+    Sampling,
+    Timings,
+    ToolCall,
+    Usage,
+    as_messages,
+)
 from workbench.planning import Plan
 
 
@@ -49,14 +59,14 @@ def to_plan(plain: Mapping[str, Any]) -> Plan:
     return Plan(**values)
 
 
-def from_messages(messages: Sequence[Message]) -> list[list[str]]:
-    """Return messages as pairs of role and content."""
-    return [[message.role, message.content] for message in messages]
+def from_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Return messages as plain data, images in base64."""
+    return [message.as_dict() for message in messages]
 
 
-def to_messages(plain: Sequence[Sequence[Any]]) -> tuple[Message, ...]:
+def to_messages(plain: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
     """Return the messages again."""
-    return tuple(Message(role, content) for role, content in plain)
+    return as_messages(plain)
 
 
 def from_sampling(sampling: Sampling) -> dict[str, Any]:
@@ -66,18 +76,22 @@ def from_sampling(sampling: Sampling) -> dict[str, Any]:
 
 def to_sampling(plain: Mapping[str, Any]) -> Sampling:
     """Return the sampling settings again."""
-    return Sampling(**plain)
+    return Sampling(**{**plain, "stop": tuple(plain["stop"]), "tools": tuple(plain["tools"])})
 
 
 def from_piece(piece: Piece) -> dict[str, Any]:
     """Return a piece as plain data, without the fields that are empty."""
     plain = dataclasses.asdict(piece)
-    return {name: value for name, value in plain.items() if value not in (None, "")}
+    return {name: value for name, value in plain.items() if value not in (None, "", ())}
 
 
 def to_piece(plain: Mapping[str, Any]) -> Piece:
     """Return the piece again."""
-    return Piece(**_measured(plain))
+    values = _measured(plain)
+    if values.get("tool_call"):
+        values["tool_call"] = ToolCall(**values["tool_call"])
+    values["top"] = tuple(Likelihood(**each) for each in values.get("top", ()))
+    return Piece(**values)
 
 
 def from_reply(reply: Reply) -> dict[str, Any]:
@@ -89,6 +103,11 @@ def to_reply(plain: Mapping[str, Any]) -> Reply:
     """Return the reply again."""
     values = _measured(plain)
     values["token_ids"] = tuple(values.get("token_ids", ()))
+    values["tool_calls"] = tuple(ToolCall(**call) for call in values.get("tool_calls", ()))
+    values["logprobs"] = tuple(
+        (chosen, tuple(Likelihood(**each) for each in top))
+        for chosen, top in values.get("logprobs", ())
+    )
     return Reply(**values)
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import inspect
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from workbench.engines.base import Power, check_ids, reply_limit
+from workbench.engines.base import Power, check_ids
 from workbench.engines.choice import Choice
-from workbench.engines.text import pieces
+from workbench.engines.local import LocalSession
 from workbench.engines.vocabulary import TokenBytes
 from workbench.errors import EngineError, InputError, UnsupportedError
-from workbench.messages import Message, Piece, Reply, Sampling
+from workbench.messages import Message, Reply, Sampling
 from workbench.planning import Plan
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 _SCORED_AT_ONCE = 512
 
 
-class TransformersSession:
+class TransformersSession(LocalSession):
     """A loaded model; decoding is a plain loop in the reader's own thread.
 
     With no thread in between, a closed stream stops exactly between two tokens, and an exception
@@ -107,18 +106,8 @@ class TransformersSession:
         except TemplateError as error:
             raise InputError(f"The chat template refuses this conversation: {error}.") from error
 
-    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[Piece]:
-        """Yield the reply to a conversation in pieces."""
-        began = time.perf_counter()
-        return self._reply(self.prompt_ids(messages), sampling, began)
-
-    def complete(self, prompt: str | Sequence[int], sampling: Sampling) -> Iterator[Piece]:
-        """Continue a raw prompt; a text gets the tokenizer's own first token, if it has one."""
-        began = time.perf_counter()
-        ids = self._with_start(prompt) if isinstance(prompt, str) else list(prompt)
-        if ids:  # its length is judged below, together with the room that a reply needs
-            ids = check_ids(ids, vocabulary=self.vocabulary, context=len(ids))
-        return self._reply(ids, sampling, began)
+    def _visible(self, token: int) -> bytes:
+        return self.bytes_of.visible(token)
 
     def _with_start(self, text: str) -> list[int]:
         plain = self.tokenize(text)
@@ -127,18 +116,6 @@ class TransformersSession:
             whole: list[int] = self.tokenizer(text)["input_ids"]
         added = bool(whole) and whole[0] == start and plain[:1] != [start]
         return [start, *plain] if added else plain
-
-    def _reply(self, ids: list[int], sampling: Sampling, began: float) -> Iterator[Piece]:
-        limit = reply_limit(len(ids), sampling, self.context)
-        return pieces(
-            self._tokens(ids, sampling),
-            prompt_tokens=len(ids),
-            limit=limit,
-            ends=() if sampling.ignore_end else self.ends,
-            to_bytes=self.bytes_of.visible,
-            stop=sampling.stop,
-            began=began,
-        )
 
     def _tokens(self, ids: list[int], sampling: Sampling) -> Iterator[int]:
         import torch

@@ -1,128 +1,15 @@
-"""The values that travel between rooms: Message, Sampling, Piece, Usage, Timings, Reply."""
+"""What a model says: pieces of a stream, and the whole reply with its counts and times."""
 
 from __future__ import annotations
 
 import dataclasses
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any, Literal
 
-from workbench.errors import InputError, did_you_mean
+from workbench.messages.message import ToolCall
 
-Role = Literal["system", "user", "assistant", "tool"]
-FinishReason = Literal["stop", "length", "cancelled", "error"]
-ROLES: tuple[str, ...] = ("system", "user", "assistant", "tool")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Message:
-    """One turn of a conversation.
-
-    Attributes:
-        role: ``system``, ``user``, ``assistant`` or ``tool``.
-        content: The turn's text.
-    """
-
-    role: Role
-    content: str
-
-    def as_dict(self) -> dict[str, str]:
-        """Return the OpenAI form, ``{"role": ..., "content": ...}``."""
-        return {"role": self.role, "content": self.content}
-
-
-MessageLike = Message | Mapping[str, Any]
-Conversation = str | Sequence[MessageLike]
-
-
-def as_messages(conversation: Conversation) -> tuple[Message, ...]:
-    """Turn what a user wrote into messages: a string is one user turn.
-
-    Raises:
-        InputError: A turn has an unknown role, no text, or the list is empty.
-    """
-    if isinstance(conversation, str):
-        return (Message("user", conversation),)
-    messages = tuple(_as_message(turn, index) for index, turn in enumerate(conversation))
-    if not messages:
-        raise InputError("The conversation is empty.", hint="Give at least one user message.")
-    return messages
-
-
-def _as_message(turn: MessageLike, index: int) -> Message:
-    if isinstance(turn, Message):
-        return turn
-    if not isinstance(turn, Mapping):
-        raise InputError(
-            f"Message {index} is a {type(turn).__name__}, not a mapping with role and content."
-        )
-    role, content = turn.get("role"), turn.get("content")
-    if role not in ROLES:
-        raise InputError(
-            f"Message {index} has the role {role!r}.", hint=did_you_mean(str(role), ROLES)
-        )
-    if not isinstance(content, str):
-        raise InputError(f"Message {index} ({role}) has no text content: {content!r}.")
-    return Message(role, content)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """How the next token is chosen; the default is greedy, so that results repeat.
-
-    Attributes:
-        max_tokens: Most new tokens, 1 or more.
-        temperature: 0 is greedy; above 0 samples from softmax(logits / temperature).
-        top_p: Nucleus mass in (0, 1]; 1 keeps all.
-        top_k: Candidates kept, 0 keeps all.
-        min_p: Least probability relative to the best token, in [0, 1]; 0 keeps all.
-        repetition_penalty: 1 is none; above 1 discourages tokens seen so far.
-        seed: Seed of the sampler, or None for a fresh one each time.
-        stop: Strings that end the reply; they are not part of it.
-        ignore_end: Go on after an end token, up to ``max_tokens``: to measure speed.
-    """
-
-    max_tokens: int = 256
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    ignore_end: bool = False
-
-    def __post_init__(self) -> None:
-        stop: object = self.stop
-        object.__setattr__(self, "stop", (stop,) if isinstance(stop, str) else tuple(self.stop))
-        checks = (
-            ("max_tokens", self.max_tokens >= 1, "1 or more"),
-            ("temperature", self.temperature >= 0, "0 or more"),
-            ("top_p", 0 < self.top_p <= 1, "in (0, 1]"),
-            ("top_k", self.top_k >= 0, "0 or more"),
-            ("min_p", 0 <= self.min_p <= 1, "in [0, 1]"),
-            ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
-            ("stop", all(isinstance(s, str) and s for s in self.stop), "non-empty strings"),
-        )
-        for name, holds, rule in checks:
-            if not holds:
-                raise InputError(f"{name} must be {rule}, not {getattr(self, name)!r}.")
-
-    @classmethod
-    def of(cls, base: Sampling | None = None, **changes: Any) -> Sampling:
-        """Return ``base`` (or the default) with ``changes``; an unknown name is refused.
-
-        Raises:
-            InputError: A name is not a sampling setting, or a value is out of range.
-        """
-        known = {field.name for field in dataclasses.fields(cls)}
-        for name in changes:
-            if name not in known:
-                raise InputError(
-                    f"{name!r} is not a sampling setting.", hint=did_you_mean(name, known)
-                )
-        given = {name: value for name, value in changes.items() if value is not None}
-        return dataclasses.replace(base or cls(), **given)
+FinishReason = Literal["stop", "length", "tool_calls", "cancelled", "error"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,14 +49,31 @@ class Timings:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Likelihood:
+    """One candidate for a token.
+
+    Attributes:
+        token_id: Its id, or None where a server does not tell.
+        text: What it adds to the text, with U+FFFD for a part of a character.
+        logprob: Natural log of its probability under the model, before temperature and cuts.
+    """
+
+    token_id: int | None
+    text: str
+    logprob: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
     """One step of a stream; joined ``text`` of all pieces is the whole reply, byte for byte.
 
     Attributes:
         text: Text delta, never a broken character; may be empty.
         thinking: Delta of the thinking part, where the model has one.
-        tool_call: One tool call as the engine reports it.
+        tool_call: One whole tool call.
         token_id: Id of the sampled token, where the engine knows it.
+        logprob: Natural log of the token's probability, where ``top_logprobs`` asked for it.
+        top: The likeliest candidates at this place, the best first, where asked for.
         finish_reason: Set on the last piece only.
         usage: Token counts, on the last piece only.
         timings: Times, on the last piece only.
@@ -177,8 +81,10 @@ class Piece:
 
     text: str = ""
     thinking: str = ""
-    tool_call: Mapping[str, Any] | None = None
+    tool_call: ToolCall | None = None
     token_id: int | None = None
+    logprob: float | None = None
+    top: tuple[Likelihood, ...] = ()
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     timings: Timings | None = None
@@ -192,7 +98,9 @@ class Reply:
         text: The answer, without the thinking part.
         thinking: The thinking part, or "".
         token_ids: Sampled token ids, where the engine knows them.
-        finish_reason: ``stop``, ``length``, ``cancelled`` or ``error``.
+        tool_calls: What the model wants to call; nothing is run by itself.
+        logprobs: Log-probability and alternatives of each token, where asked for.
+        finish_reason: ``stop``, ``length``, ``tool_calls``, ``cancelled`` or ``error``.
         usage: Token counts, or None where the engine does not say.
         timings: Times, or None where the engine does not say.
         model: Label of the model that answered.
@@ -202,6 +110,8 @@ class Reply:
     text: str
     thinking: str = ""
     token_ids: tuple[int, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[tuple[float, tuple[Likelihood, ...]], ...] = ()
     finish_reason: FinishReason = "stop"
     usage: Usage | None = None
     timings: Timings | None = None
@@ -214,17 +124,25 @@ class Reply:
         text: list[str] = []
         thinking: list[str] = []
         ids: list[int] = []
+        calls: list[ToolCall] = []
+        logprobs: list[tuple[float, tuple[Likelihood, ...]]] = []
         last = Piece()
         for piece in pieces:
             text.append(piece.text)
             thinking.append(piece.thinking)
             if piece.token_id is not None:
                 ids.append(piece.token_id)
+            if piece.tool_call is not None:
+                calls.append(piece.tool_call)
+            if piece.logprob is not None:
+                logprobs.append((piece.logprob, piece.top))
             last = piece
         return cls(
             text="".join(text),
             thinking="".join(thinking),
             token_ids=tuple(ids),
+            tool_calls=tuple(calls),
+            logprobs=tuple(logprobs),
             finish_reason=last.finish_reason or "stop",
             usage=last.usage,
             timings=last.timings,
