@@ -32,11 +32,47 @@ def search(
     words: Annotated[
         list[str] | None, typer.Argument(help="All must be in the card; none lists every card.")
     ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="chat, code, reasoning, vision, embedding, rerank; repeatable."),
+    ] = None,
+    language: Annotated[
+        list[str] | None, typer.Option(help="Code or name, ja or Japanese; repeatable.")
+    ] = None,
+    size: Annotated[str | None, typer.Option(help="7B, '<8B', '>=30B', 3B-14B, 500M.")] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="A licence or its beginning, or open.")
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="An engine that can load it.")] = None,
+    verified: Annotated[
+        list[str] | None, typer.Option(help="here, elsewhere, failed, pending; repeatable.")
+    ] = None,
+    gated: Annotated[
+        bool | None, typer.Option(help="Whether the hub asks for an accepted licence.")
+    ] = None,
+    family: Annotated[str | None, typer.Option(help="A family or its beginning.")] = None,
+    fits: Annotated[bool | None, typer.Option(help="Whether it fits on this machine.")] = None,
+    sort: Annotated[str, typer.Option(help="id, size or context.")] = "id",
 ) -> None:
     """List the cards of the catalog that match."""
+    import shutil
+
     import workbench as wb
 
-    show(wb.catalog())
+    found = wb.catalog().search(
+        words or "",
+        task=task,
+        language=language,
+        size=size,
+        licence=licence,
+        engine=engine,
+        verified=verified or None,
+        gated=gated,
+        family=family,
+        fits=fits,
+        sort=sort,
+    )
+    print(found.text(shutil.get_terminal_size((100, 24)).columns))  # noqa: T201
 
 
 @group.command("show")
@@ -45,3 +81,24 @@ def show_card(card_id: Annotated[str, typer.Argument(help="A card id, or a path.
     from workbench.catalog import resolve
 
     show(resolve(card_id))
+
+
+@group.command()
+def add(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A folder, a .gguf file, a card (.yaml, .json) or org/name on the hub."
+        ),
+    ],
+    card_id: Annotated[str | None, typer.Option("--id", help="The card's id.")] = None,
+    display_name: Annotated[str | None, typer.Option(help="The name shown in tables.")] = None,
+    replace: Annotated[bool, typer.Option(help="Overwrite a card that has this id.")] = False,
+) -> None:
+    """Write a card for a model into your own catalog, from its headers alone."""
+    from workbench.catalog import catalog
+    from workbench.catalog.card_text import card_text
+
+    shelf = catalog()
+    card = shelf.add(source, card_id=card_id, display_name=display_name, replace=replace)
+    print(f"{shelf.file(card.id)}\n\n{card_text(card)}", end="")  # noqa: T201

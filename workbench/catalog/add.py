@@ -1,0 +1,101 @@
+"""Adds a model to the user's catalog: reads its headers and writes its card."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench.catalog.card import Card, expanded
+from workbench.catalog.card_text import write_card
+from workbench.catalog.folder import ENDINGS, Placed, cards_of_file, user_folder
+from workbench.catalog.from_files import card_of_path, card_of_repository
+from workbench.errors import InputError, NotFoundError
+
+if TYPE_CHECKING:
+    from workbench.catalog.shelf import Shelf
+
+_REPOSITORY = re.compile(r"(?:https?://)?(?:huggingface\.co/|hf\.co/)?([\w.-]+/[\w.-]+)/?")
+
+
+def add_card(
+    shelf: Shelf,
+    source: str | Path,
+    *,
+    card_id: str | None = None,
+    display_name: str | None = None,
+    replace: bool = False,
+) -> Placed:
+    """Write the card of a model into the user's folder, whole or not at all.
+
+    Args:
+        shelf: The catalog that the card must fit into.
+        source: A local folder or file, a card file, or a hub repository.
+        card_id: The card's id; default is made of the source's name.
+        display_name: The name shown in tables.
+        replace: Overwrite a card that has this id.
+
+    Raises:
+        NotFoundError: There is no such path, and it is no repository's name.
+        InputError: The source is no model, or the id is taken.
+    """
+    card = _card_of(str(source), shelf)
+    changes: dict[str, Any] = {"id": card_id or card.id, "display_name": display_name}
+    given = {key: value for key, value in changes.items() if value is not None}
+    card = Card.of({**card.given(), **given}, source=str(source))
+    shelf.check_fallback(card)
+    path = _free_path(shelf, card.id, replace=replace)
+    write_card(card, path)
+    return Placed(card=card, path=path, origin="user")
+
+
+def _card_of(source: str, shelf: Shelf) -> Card:
+    path = expanded(source)
+    if path.exists():
+        if path.suffix in ENDINGS and path.name not in ("config.json", "adapter_config.json"):
+            return _only_card(path, shelf)
+        return _lower(card_of_path(path.parent if path.name == "config.json" else path.resolve()))
+    found = _REPOSITORY.fullmatch(source)
+    if found is None or source.startswith((".", "/", "~")):
+        raise NotFoundError(
+            f"There is no {source}: no such path exists, and it is no repository's name.",
+            hint="Give a folder, a .gguf file, or a repository as org/name.",
+        )
+    return _lower(card_of_repository(found[1]))
+
+
+def _only_card(path: Path, shelf: Shelf) -> Card:
+    cards = cards_of_file(path, shelf.placed)
+    if len(cards) > 1:
+        names = ", ".join(card.id for card in cards[:8])
+        raise InputError(
+            f"{path} holds {len(cards)} models: {names}.",
+            hint=f"Copy the file into {user_folder()}: all its models are found there.",
+        )
+    return cards[0]
+
+
+def _lower(card: Card) -> Card:
+    """Give a card made from files an id as the catalog spells them."""
+    return Card.of({**card.given(), "id": card.id.lower()})
+
+
+def _free_path(shelf: Shelf, card_id: str, *, replace: bool) -> Path:
+    """Return the file for a card, which is new unless it may be replaced."""
+    path = user_folder() / f"{card_id}.yaml"
+    if card_id in shelf and shelf.origin(card_id) == "user":
+        path = shelf.file(card_id)
+        if path.suffix == ".json" or path.parent != user_folder():
+            raise InputError(
+                f"The card {card_id} is in {path}, which is not written to.",
+                hint="Change it there, or give another id (--id).",
+            )
+    if replace:
+        return path
+    if card_id in shelf or path.exists():
+        where = path if path.exists() else "a card that ships"
+        raise InputError(
+            f"There is a card {card_id} already: {where}.",
+            hint="Give another id (--id), or put yours in its place (--replace).",
+        )
+    return path
