@@ -1,5 +1,7 @@
 """Plans: which engine, form, context and offload a card gets on a machine, and why."""
 
-from workbench.planning.choose import AUTO, Plan, plan
+from workbench.planning.choose import plan
+from workbench.planning.given import AUTO
+from workbench.planning.plan import Plan
 
 __all__ = ["AUTO", "Plan", "plan"]

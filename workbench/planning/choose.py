@@ -1,304 +1,351 @@
-"""Plans: which engine, quantization, dtype and context a card gets on this machine, and why."""
+"""Choose how a card is loaded on a machine: what is given is kept, the rest follows a policy."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from workbench.catalog import Card, ModelFiles, catalog, locate, resolve
+from workbench.catalog import Card, ModelFiles
 from workbench.catalog.capabilities import EngineFacts, engine_facts
-from workbench.errors import InputError, MissingPackageError, UnsupportedError, did_you_mean
-from workbench.figures import Table
-from workbench.machine import default_device
-
-AUTO = "auto"
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """How to load one card on this machine.
-
-    Attributes:
-        card: What the model is.
-        engine: Name of the engine, for example ``transformers`` or ``llama.cpp``.
-        files: The model's files on disk, or None for an engine without files (scripted, remote).
-        quantization: ``none``, or a name from the engine's facts (``nf4``, ``Q4_K_M``).
-        dtype: Compute dtype, ``fp32``, ``bf16`` or ``fp16``; None where the file decides.
-        context: Tokens of context to allocate.
-        device: ``cpu``, ``cuda`` or ``mps``.
-        gpu_layers: Layers on the GPU for llama.cpp: -1 all, 0 none.
-        threads: CPU threads, or None for the engine's default.
-        adapter: Folder of a PEFT LoRA adapter to load on top, or None.
-        options: Further arguments, passed to the engine by name.
-        reasons: Why each choice was made, in sentences.
-    """
-
-    card: Card
-    engine: str
-    files: ModelFiles | None = None
-    quantization: str = "none"
-    dtype: str | None = None
-    context: int
-    device: str = "cpu"
-    gpu_layers: int = 0
-    threads: int | None = None
-    adapter: Path | None = None
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    reasons: tuple[str, ...] = ()
-
-    @property
-    def label(self) -> str:
-        """Short name for tables: card, engine and form."""
-        form = self.quantization if self.quantization != "none" else (self.dtype or "as stored")
-        adapted = f" + {self.adapter.name}" if self.adapter else ""
-        return f"{self.card.id} · {self.engine} · {form}{adapted}"
-
-    def table(self) -> Table:
-        """Return the plan as a table of names and values, the reasons last."""
-        facts = {name: value for name, value in self.describe().items() if value is not None}
-        reasons = facts.pop("reasons")
-        rows = [{"plan": name, "value": str(value)} for name, value in facts.items()]
-        rows += [{"plan": "because", "value": reason} for reason in reasons]
-        return Table(rows, caption=self.label)
-
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        return self.table()._repr_mimebundle_()
-
-    def describe(self) -> dict[str, Any]:
-        """Return the plan as plain data for receipts and run files."""
-        return {
-            "card": self.card.id,
-            "engine": self.engine,
-            "quantization": self.quantization,
-            "dtype": self.dtype,
-            "context": self.context,
-            "device": self.device,
-            "gpu_layers": self.gpu_layers,
-            "threads": self.threads,
-            "adapter": str(self.adapter) if self.adapter else None,
-            "files": str(self.files.path) if self.files else None,
-            "reasons": list(self.reasons),
-        }
+from workbench.catalog.source import find_local
+from workbench.errors import InputError, UnsupportedError, WorkbenchError, did_you_mean
+from workbench.machine import Machine
+from workbench.planning import sentences
+from workbench.planning.changes import changes_that_fit
+from workbench.planning.forms import Form, forms_of, is_gpu_built, missing_packages
+from workbench.planning.given import (
+    AUTO,
+    asked_form,
+    card_layers,
+    check_adapter,
+    check_format,
+    check_installed,
+    check_names,
+    contexts_of,
+    device_for,
+    find,
+    named_engine,
+)
+from workbench.planning.offload import Attempt, Placer, flash_attention, max_memory
+from workbench.planning.plan import Plan
+from workbench.planning.policy import rules
+from workbench.planning.room import Room, room_of
+from workbench.planning.search import Found, Wanted, search
 
 
 def plan(
     model: str | Path | Card,
     *,
+    machine: Machine | str | Path | Mapping[str, Any] | None = None,
+    context: int | None = None,
+    batch: int = 1,
+    task: str = "chat",
+    policy: str = "fit",
     engine: str = AUTO,
     quantization: str = AUTO,
     dtype: str = AUTO,
-    context: int | None = None,
     device: str = AUTO,
     gpu_layers: int | None = None,
+    experts_on_cpu: int | None = None,
+    cache_type: str = AUTO,
+    tensor_parallel: int | None = None,
     threads: int | None = None,
     adapter: str | Path | None = None,
+    margin: float | None = None,
     **options: Any,
 ) -> Plan:
-    """Choose how to load a model here; whatever is given is kept, the rest is chosen.
+    """Choose how to load or fine-tune a model; whatever is given is kept, the rest is chosen.
 
     Args:
         model: A card id, a folder of safetensors, a GGUF file, or a card.
+        machine: A machine or its description (``24GB-cuda``, ``16GB-mac``, ``cpu-32GB``); None for
+            this one, by what is free now. Engines need not be installed for another machine.
+        context: Tokens to allocate; default is the card's context, at most 8192, less where that
+            is what makes it fit. Tokens of a row for a fine-tuning.
+        batch: Sequences at a time.
+        task: ``chat`` or ``finetune``.
+        policy: ``fit``, the best quality that fits, or ``by-size``, by parameters alone; their
+            rules stand in ``configs/quantization.yaml``.
         engine: Engine name or ``auto``.
-        quantization: ``none``, a name the engine knows, or ``auto`` (as the files are).
+        quantization: ``none`` (as the files are), a name an engine knows, or ``auto``.
         dtype: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
-        context: Tokens to allocate; default is the card's context, at most 8192.
         device: ``cpu``, ``cuda``, ``mps`` or ``auto``.
         gpu_layers: llama.cpp layers on the GPU, -1 for all.
+        experts_on_cpu: First layers whose experts stay in RAM (llama.cpp).
+        cache_type: Type of the KV cache, ``f16`` or smaller (llama.cpp).
+        tensor_parallel: GPUs that share the model.
         threads: CPU threads.
         adapter: Folder of a LoRA adapter.
+        margin: Share of each memory that stays free, 0 to below 1; None takes the rules'.
         options: Passed on to the engine.
 
     Raises:
         NotFoundError: No such card, folder or file.
-        InputError: An unknown engine, quantization, dtype or an impossible context.
+        InputError: An unknown engine, quantization, dtype, policy or task, an impossible context,
+            or a machine that cannot be read.
         UnsupportedError: The engine cannot do this quantization or this file format.
         MissingPackageError: The engine's package is not installed.
     """
-    reasons: list[str] = []
-    card, files = _find(model, engine)
-    facts = _choose_engine(engine, files, reasons)
-    _check_installed(facts)
-    _check_format(facts, card, files)
-    chosen_quantization = _choose_quantization(quantization, facts, files, card.dtype, reasons)
-    chosen_device = _choose_device(device, facts)
-    chosen_dtype = _choose_dtype(dtype, facts, chosen_quantization, chosen_device, reasons)
+    check_names(policy=policy, task=task, cache_type=cache_type, batch=batch)
+    card, files = find(model, engine)
+    facts = named_engine(engine)
+    extra = {"threads": threads, "adapter": check_adapter(adapter), "options": options}
+    if facts is not None and not facts.formats:
+        check_installed(facts)
+        return _without_files(facts, card, context, device, gpu_layers, extra)
+    room = room_of(machine, rules=rules(), device=device_for(device, facts), margin=margin)
+    if facts is not None and room.here:
+        check_installed(facts)
+    if facts is not None:
+        check_format(facts, card, files)
+        if room.device not in facts.devices:
+            room = room.on_cpu()
+    if task == "finetune":
+        from workbench.planning.finetune import plan_finetune
+
+        return plan_finetune(
+            card,
+            files=files,
+            room=room,
+            length=context,
+            batch=None if batch == 1 else batch,
+            quantization=quantization,
+            policy=policy,
+        )
+    asked = asked_form(quantization, card, files, facts, rules())
+    wanted = Wanted(
+        contexts=contexts_of(context, card, rules()),
+        cache_type=None if cache_type == AUTO else cache_type,
+        gpu_layers=gpu_layers if gpu_layers is not None else card_layers(card),
+        experts_on_cpu=experts_on_cpu,
+        devices=tensor_parallel,
+        form_given=asked is not None or (facts is not None and facts.name == "transformers"),
+    )
+    chooser = _Chooser(card, files, room, wanted, batch, asked, dtype, policy)
+    return chooser.plan(facts, context=context, extra=extra)
+
+
+class _Chooser:
+    """One question to the policies, asked of the devices and then of the CPU alone."""
+
+    def __init__(
+        self,
+        card: Card,
+        files: ModelFiles | None,
+        room: Room,
+        wanted: Wanted,
+        batch: int,
+        asked: str | None,
+        dtype: str,
+        policy: str,
+    ) -> None:
+        self.card, self.files, self.room, self.wanted = card, files, room, wanted
+        self.batch, self.asked, self.dtype, self.policy = batch, asked, dtype, policy
+        self.rules = rules()
+
+    def plan(
+        self, facts: EngineFacts | None, *, context: int | None, extra: dict[str, Any]
+    ) -> Plan:
+        """Return the plan of the first form that fits, else of the one that misses least."""
+        room, reasons = self.room, list[str]()
+        engines = [facts.name] if facts else list(engine_facts())
+        if room.here and room.device != "cpu" and engines == ["llama.cpp"] and not is_gpu_built():
+            room = room.on_cpu()
+            reasons.append("On the CPU, because this llama-cpp-python was built without a GPU.")
+        found, room = self._search(room, engines)
+        if found.attempt is None and found.unknown is None:
+            raise self._nothing(facts)
+        reasons += _engine_reason(facts, self.files, found)
+        reasons += sentences.chosen(
+            found, self.card, room, self.wanted, self.rules, policy=self.policy
+        )
+        reasons += _context_reason(context, found, self.card)
+        return self._made(found, room, reasons, extra)
+
+    def _search(self, room: Room, engines: Sequence[str]) -> tuple[Found, Room]:
+        found = self.search_in(room, engines)
+        if room.device == "cpu" or (found.attempt is not None and found.attempt.fits):
+            return found, room
+        if self.wanted.placed:
+            return found, room
+        alone = self.search_in(room.on_cpu(), engines)
+        if alone.attempt is not None and (found.attempt is None or alone.attempt.fits):
+            tried = (*found.tried, *([found.attempt] if found.attempt else []), *alone.tried)
+            return dataclasses.replace(alone, tried=tried), room.on_cpu()
+        return found, room
+
+    def search_in(self, room: Room, engines: Sequence[str]) -> Found:
+        """Search the forms of these engines on a room."""
+        forms = self.forms(room, engines)
+        placer = Placer(self.card, self.files, room, batch=self.batch)
+        by_size = self.policy == "by-size" and self.asked is None
+        return search(forms, placer, self.wanted, self.rules, by_size=by_size)
+
+    def forms(self, room: Room, engines: Sequence[str]) -> list[Form]:
+        """Return the forms that the user's words and the policy leave."""
+        found = forms_of(
+            self.card, self.files, room=room, rules=self.rules, engines=engines, asked=self.asked
+        )
+        if self.asked is not None:
+            found = [form for form in found if form.quantization == self.asked]
+        elif self.policy == "by-size":
+            found = self._sized(found)
+        return [form for each in found if (form := _with_dtype(each, self.dtype)) is not None]
+
+    def _sized(self, forms: Sequence[Form]) -> list[Form]:
+        rule = self.rules.size_rule(self.card.architecture.parameters or 0)
+        for name in rule.forms:
+            same = [form for form in forms if form.quantization == name]
+            if same:
+                dtype = rule.dtype if rule.dtype in same[0].facts.dtypes else None
+                return [dataclasses.replace(form, dtype=dtype or form.dtype) for form in same]
+        for name in rule.forms:
+            stand_in = self.rules.gguf_counterpart.get(name)
+            same = [form for form in forms if form.quantization == stand_in]
+            if same:
+                return same
+        return list(forms)
+
+    def _nothing(self, facts: EngineFacts | None) -> WorkbenchError:
+        if self.dtype != AUTO:
+            dtypes = {name for each in engine_facts().values() for name in each.dtypes}
+            chosen = facts or next(
+                each for each in engine_facts().values() if "safetensors" in each.formats
+            )
+            if self.dtype not in chosen.dtypes and chosen.dtypes:
+                return InputError(
+                    f"The engine {chosen.name} has no dtype {self.dtype!r}.",
+                    hint=did_you_mean(self.dtype, chosen.dtypes or dtypes),
+                )
+        stored = self.card.stored.method if self.card.stored else "these"
+        return UnsupportedError(
+            f"No engine loads {self.card.id} on {self.room.device}"
+            + (f" in the form {self.asked}." if self.asked else f": {stored} weights.")
+            if facts is None
+            else f"The engine {facts.name} does not load {self.card.id} on {self.room.device}"
+            + (f" in the form {self.asked}." if self.asked else f": {stored} weights."),
+            hint=missing_packages(self.card, self.room, self.rules),
+        )
+
+    def _made(self, found: Found, room: Room, reasons: list[str], extra: dict[str, Any]) -> Plan:
+        attempt, form = found.attempt, found.unknown
+        if attempt is not None:
+            form = attempt.form
+        assert form is not None
+        values = _placed(attempt, room, self.wanted)
+        if attempt is None:
+            reasons.append("Its memory is not known: the card has too few facts to estimate it.")
+        changes: tuple[str, ...] = ()
+        if attempt is not None and not attempt.fits:
+            changes = changes_that_fit(
+                self.card, self.files, room, self.wanted, self.batch, attempt
+            )
+        return Plan(
+            card=self.card,
+            engine=form.facts.name,
+            files=self.files or _here_already(self.card, form, room),
+            repository=form.repository,
+            quantization=form.quantization,
+            dtype=form.dtype,
+            batch=self.batch,
+            policy=self.policy,
+            machine=room.name,
+            fits=attempt.fits if attempt else None,
+            needs=attempt.needs if attempt else (),
+            estimate=attempt.estimate if attempt else None,
+            reasons=tuple(reasons),
+            considered=sentences.considered(found),
+            changes=changes,
+            **values,
+            **extra,
+        )
+
+
+def _placed(attempt: Attempt | None, room: Room, wanted: Wanted) -> dict[str, Any]:
+    """Return the fields of a plan that say where the layers lie."""
+    if attempt is None:
+        layers = wanted.gpu_layers if wanted.gpu_layers is not None else -1
+        device = room.device
+        return {
+            "context": wanted.context,
+            "device": device,
+            "gpu_layers": 0 if device == "cpu" else layers,
+        }
+    placement = attempt.placement
+    return {
+        "context": placement.context,
+        "device": attempt.device,
+        "gpu_layers": placement.gpu_layers,
+        "experts_on_cpu": placement.experts_on_cpu,
+        "cache_type": placement.cache_type,
+        "flash_attention": flash_attention(attempt.form, placement, attempt.device),
+        "tensor_parallel": placement.devices if attempt.device != "cpu" else 1,
+        "max_memory": max_memory(attempt, room),
+    }
+
+
+def _with_dtype(form: Form, dtype: str) -> Form | None:
+    """Return the form with the dtype that was given, None where its engine has no such one."""
+    if dtype == AUTO or not form.facts.dtypes:
+        return form
+    if dtype not in form.facts.dtypes:
+        return None
+    if form.packed is not None and not form.unpacked and dtype != form.dtype:
+        allowed = rules().packed[form.packed].dtypes
+        if dtype not in allowed:
+            raise UnsupportedError(
+                f"{form.packed} weights do not compute in {dtype}.",
+                hint=f"They compute in {', '.join(allowed)}.",
+            )
+    return dataclasses.replace(form, dtype=dtype)
+
+
+def _without_files(
+    facts: EngineFacts,
+    card: Card,
+    context: int | None,
+    device: str,
+    gpu_layers: int | None,
+    extra: dict[str, Any],
+) -> Plan:
+    """Return the plan of an engine that holds no weights here."""
+    device_for(device, facts)
     return Plan(
         card=card,
         engine=facts.name,
-        files=files,
-        quantization=chosen_quantization,
-        dtype=chosen_dtype,
-        context=_choose_context(context, card, reasons),
-        device=chosen_device,
-        gpu_layers=_choose_gpu_layers(gpu_layers, card, chosen_device),
-        threads=threads,
-        adapter=_check_adapter(adapter),
-        options=options,
-        reasons=tuple(reasons),
+        context=contexts_of(context, card, rules())[0],
+        gpu_layers=gpu_layers or 0,
+        **extra,
     )
 
 
-def _find(model: str | Path | Card, engine: str) -> tuple[Card, ModelFiles | None]:
-    """Return card and files; an engine without files needs no more than a name."""
-    facts = engine_facts().get(engine)
-    if facts is None or facts.formats:
-        card = resolve(model)
-        return card, locate(card) if card.source_is_local else None
-    if isinstance(model, Card):
-        return model, None
-    shelf = catalog()
-    name = Path(model).name
-    return shelf[name] if name in shelf else Card(id=name), None
+def _engine_reason(facts: EngineFacts | None, files: ModelFiles | None, found: Found) -> list[str]:
+    if facts is not None or files is None:
+        return []
+    form = found.attempt.form if found.attempt else found.unknown
+    if form is not None and files.kind in form.facts.formats:
+        return [f"{form.facts.name}, because the files are {files.kind}."]
+    return []
 
 
-def _choose_engine(engine: str, files: ModelFiles | None, reasons: list[str]) -> EngineFacts:
-    known = engine_facts()
-    if engine != AUTO:
-        if engine not in known:
-            raise InputError(
-                f"There is no engine named {engine!r}.", hint=did_you_mean(engine, known)
-            )
-        return known[engine]
-    kind = files.kind if files else "none"
-    for facts in known.values():
-        if kind in facts.formats and kind != "none":
-            reasons.append(f"{facts.name}, because the files are {kind}.")
-            return facts
-    raise InputError(
-        "No engine was named, and this card has no local files to choose one by.",
-        hint="Give engine=...",
-    )
+def _context_reason(context: int | None, found: Found, card: Card) -> list[str]:
+    taken = found.attempt.placement.context if found.attempt else None
+    limit = card.context_length
+    if context is None and limit and taken and taken < limit:
+        return [f"Context {taken} of the card's {limit}, to keep the KV cache small."]
+    return []
 
 
-def _check_installed(facts: EngineFacts) -> None:
-    missing = [name for name in facts.packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingPackageError(
-            f"The engine {facts.name} needs {', '.join(missing)}, which is not installed.",
-            hint=f"pip install 'llm-workbench[{facts.extra}]'",
-        )
-
-
-def _check_format(facts: EngineFacts, card: Card, files: ModelFiles | None) -> None:
-    if not facts.formats:
-        return
-    if files is None:
-        raise InputError(
-            f"The card {card.id} names no files on this machine, and {facts.name} needs some.",
-            hint="Download the model and name its folder.",
-        )
-    if files.kind not in (*facts.formats, *facts.converts):
-        able = [other.name for other in engine_facts().values() if files.kind in other.formats]
-        raise UnsupportedError(
-            f"The engine {facts.name} does not load {files.kind} files.",
-            hint=f"{', '.join(able)} does." if able else None,
-        )
-
-
-def _choose_device(device: str, facts: EngineFacts) -> str:
-    if device == AUTO:  # an engine that knows only the CPU need not ask for others
-        chosen = "cpu" if facts.devices == ("cpu",) else default_device()
-        return chosen if chosen in facts.devices else "cpu"
-    if device not in facts.devices:
-        raise UnsupportedError(
-            f"The engine {facts.name} does not run on {device!r}.",
-            hint=f"It runs on {', '.join(facts.devices)}.",
-        )
-    return device
-
-
-def _choose_quantization(
-    quantization: str,
-    facts: EngineFacts,
-    files: ModelFiles | None,
-    stored_dtype: str | None,
-    reasons: list[str],
-) -> str:
-    if quantization in (AUTO, "none"):
-        if facts.name == "llama.cpp" and files is not None and files.kind == "safetensors":
-            return _gguf_as_stored(stored_dtype, reasons)
-        return "none"
-    exact = {name.lower(): name for name in facts.quantizations}.get(quantization.lower())
-    if exact is None:
-        others = [f.name for f in engine_facts().values() if quantization in f.quantizations]
-        if others:
-            raise UnsupportedError(
-                f"The engine {facts.name} cannot do the quantization {quantization!r}.",
-                hint=f"{', '.join(others)} can; {facts.name} has {', '.join(facts.quantizations)}.",
-            )
-        raise InputError(
-            f"There is no quantization named {quantization!r}.",
-            hint=did_you_mean(quantization, facts.quantizations),
-        )
-    if files is not None and files.kind == "gguf":
-        raise UnsupportedError(
-            f"{files.path.name} is already a GGUF file; it is loaded as it is, not as {exact}.",
-            hint="Leave quantization out, or start from the safetensors.",
-        )
-    return exact
-
-
-def _gguf_as_stored(stored_dtype: str | None, reasons: list[str]) -> str:
-    """Return the GGUF type of 16 bits that keeps most of what is stored."""
-    if stored_dtype == "bf16":
-        reasons.append("BF16, because the files are bf16, whose range F16 does not have.")
-        return "BF16"
-    reasons.append("F16, because a GGUF of 16 bits loses nothing that fp16 files hold.")
-    return "F16"
-
-
-def _choose_dtype(
-    dtype: str, facts: EngineFacts, quantization: str, device: str, reasons: list[str]
-) -> str | None:
-    if not facts.dtypes:
+def _here_already(card: Card, form: Form, room: Room) -> ModelFiles | None:
+    """Return the files of a form where an earlier download left them on this machine."""
+    if not room.here or form.repository is None:
         return None
-    if dtype == AUTO:
-        if quantization != "none" or device != "cpu":
-            chosen = "bf16" if "bf16" in facts.dtypes else facts.dtypes[0]
-        else:
-            chosen = "fp32"
-            reasons.append("fp32, because on a CPU it is exact and rarely slower than bf16.")
-        return chosen
-    if dtype not in facts.dtypes:
-        raise InputError(
-            f"The engine {facts.name} has no dtype {dtype!r}.",
-            hint=did_you_mean(dtype, facts.dtypes),
-        )
-    return dtype
-
-
-def _choose_context(context: int | None, card: Card, reasons: list[str]) -> int:
-    if context is None:
-        limit = card.context_length or 4096
-        chosen = min(limit, 8192)
-        if chosen < limit:
-            reasons.append(f"Context 8192 of the card's {limit}, to keep the KV cache small.")
-        return chosen
-    if context < 1:
-        raise InputError(f"context must be 1 or more, not {context}.")
-    if card.context_length and context > card.context_length:
-        raise InputError(
-            f"context={context} is more than {card.id} was made for ({card.context_length})."
-        )
-    return context
-
-
-def _choose_gpu_layers(gpu_layers: int | None, card: Card, device: str) -> int:
-    if gpu_layers is not None:
-        return gpu_layers
-    return 0 if device == "cpu" else card.n_gpu_layers
-
-
-def _check_adapter(adapter: str | Path | None) -> Path | None:
-    if adapter is None:
+    try:
+        if card.gguf is not None and form.repository == card.gguf.repository:
+            return find_local(card, form="gguf", quantization=form.quantization)
+        source = Card(id=card.id, repository=form.repository, revision=card.revision)
+        return find_local(source, form="safetensors")
+    except WorkbenchError:
         return None
-    folder = Path(adapter).expanduser().resolve()
-    if not (folder / "adapter_config.json").is_file():
-        raise InputError(
-            f"{folder} is not a LoRA adapter: it has no adapter_config.json.",
-            hint="Give the folder that the fine-tuning left.",
-        )
-    return folder

@@ -1,4 +1,4 @@
-"""The rules of ``configs/quantization.yaml``: what counts as better, and what may compute with it."""
+"""The rules of ``configs/quantization.yaml``: what counts as better, and what computes with it."""
 
 from __future__ import annotations
 
@@ -90,8 +90,6 @@ class Rules(Settings):
     """GiB that stay free at least."""
     cpu_margin: float = Field(ge=0, lt=1)
     """Share of the RAM that stays free."""
-    unified: dict[float, float]
-    """GiB of unified memory to the share of it that a GPU may hold."""
     contexts: tuple[int, ...] = Field(min_length=1)
     """Tokens of context tried in turn where none is named."""
     cache: str
@@ -137,11 +135,6 @@ class Rules(Settings):
             form for least, form in self.best.get(device, {}).items() if active_parameters >= least
         ]
         return max((self.rank(form) for form in reached), default=0)
-
-    def unified_share(self, total_bytes: int) -> float:
-        """Return the share of unified memory that a GPU may hold."""
-        reached = [share for least, share in self.unified.items() if total_bytes >= least * GIB]
-        return max(reached)
 
     def size_rule(self, parameters: float) -> SizeRule:
         """Return the line of the policy by size for so many parameters."""

@@ -1,0 +1,334 @@
+"""The forms a card could be loaded in: engine, quantization, dtype, and whence the files come."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.util
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from workbench.catalog import Card, ModelFiles
+from workbench.catalog.capabilities import EngineFacts, engine_facts
+from workbench.catalog.wanted import quantization_of
+from workbench.planning.policy import Rules
+from workbench.planning.room import Room
+
+SIXTEEN_BITS = ("F16", "BF16")
+_AS_TRAINED = ("mxfp4", "fp8")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """One way to load a card.
+
+    Attributes:
+        facts: The engine.
+        quantization: ``none`` (as the files are) or the form's name.
+        dtype: Compute dtype, None where the file decides.
+        rank: Place in the order of quality, 0 the best.
+        repository: Hub repository to fetch, None for files that are here.
+        packed: Method of packed weights, None for plain ones.
+        converts: Whether files must be converted or quantized here first.
+        unpacked: Whether packed weights become 16 bit on this device.
+        notes: What to know of it, in sentences.
+    """
+
+    facts: EngineFacts
+    quantization: str
+    dtype: str | None
+    rank: int
+    repository: str | None = None
+    packed: str | None = None
+    converts: bool = False
+    unpacked: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Engine and form, for sentences."""
+        form = self.quantization
+        if form == "none":
+            form = self.packed if self.packed and not self.unpacked else (self.dtype or "as it is")
+        return f"{self.facts.name} {form}"
+
+
+@functools.cache
+def is_installed(module: str) -> bool:
+    """Return whether a module can be imported, without importing it."""
+    return importlib.util.find_spec(module) is not None
+
+
+def installed(facts: EngineFacts) -> bool:
+    """Return whether all packages of an engine are here."""
+    return all(importlib.util.find_spec(name) is not None for name in facts.packages)
+
+
+def forms_of(
+    card: Card,
+    files: ModelFiles | None,
+    *,
+    room: Room,
+    rules: Rules,
+    engines: Iterable[str],
+    asked: str | None = None,
+) -> list[Form]:
+    """Return the forms of a card on a machine, best first: quality, no conversion, preference.
+
+    Args:
+        card: The model.
+        files: Its local files, or None where they are still to be fetched.
+        room: Where it is to run; on this machine only what is installed counts.
+        rules: The order of quality and the preferences.
+        engines: Names of the engines that may be used.
+        asked: A form that the user named; it is among the forms where an engine can do it.
+    """
+    known = engine_facts()
+    found: list[Form] = []
+    for name in engines:
+        facts = known.get(name)
+        if facts is None or not facts.formats or (room.here and not installed(facts)):
+            continue
+        if room.device not in facts.devices:
+            continue
+        if "safetensors" in facts.formats:
+            found += _from_safetensors(facts, card, files, room, rules, asked)
+        if "gguf" in facts.formats:
+            found += _from_gguf(facts, card, files, rules, asked)
+    return sorted(found, key=lambda form: _order(form, card, room, rules))
+
+
+def _order(form: Form, card: Card, room: Room, rules: Rules) -> tuple[int, int, int, int]:
+    parameters = card.architecture.parameters or 0
+    exact = form.rank == 0
+    preferred = (rules.engines if exact else rules.quantized_engines).get(room.device, ())
+    if room.device == "cpu" and parameters <= rules.small:
+        preferred = ("transformers", *preferred)
+    name = form.facts.name
+    place = preferred.index(name) if name in preferred else len(preferred)
+    dtypes = ("fp32", "bf16", "fp16")
+    width = dtypes.index(form.dtype) if form.dtype in dtypes else len(dtypes)
+    return form.rank, int(form.converts and room.device == "cuda"), place, width
+
+
+def _from_safetensors(
+    facts: EngineFacts,
+    card: Card,
+    files: ModelFiles | None,
+    room: Room,
+    rules: Rules,
+    asked: str | None,
+) -> Iterator[Form]:
+    if files is not None and files.kind != "safetensors":
+        return
+    if files is None and card.repository is None:
+        return
+    repository = card.repository if files is None else None
+    if card.stored is not None:
+        yield from _packed(facts, card, card.stored.method, repository, "none", room, rules)
+    else:
+        for dtype in _dtypes(facts, room):
+            yield Form(facts=facts, quantization="none", dtype=dtype, rank=0, repository=repository)
+        if not room.here or is_installed("bitsandbytes"):
+            for name in facts.quantizations:
+                if name in ("int8", "nf4"):
+                    yield Form(
+                        facts=facts,
+                        quantization=name,
+                        dtype=sixteen_bits(facts, room, rules),
+                        rank=rules.rank(name),
+                        repository=repository,
+                        converts=files is None and card.gguf is not None,
+                    )
+    if files is None:
+        for ready in card.forms:
+            name = f"{ready.kind}-8" if ready.kind == "gptq" and ready.bits == 8 else ready.kind
+            if ready.kind in rules.packed and (
+                name == asked or _able(facts, ready.kind, room, rules)
+            ):
+                yield from _packed(facts, card, ready.kind, ready.repository, name, room, rules)
+
+
+def _able(facts: EngineFacts, method: str, room: Room, rules: Rules) -> bool:
+    """Whether an engine can be expected to load a packed form that nobody asked for."""
+    if method in facts.quantizations:
+        return True
+    return room.here and all(map(is_installed, rules.packed[method].needs.get(facts.name, ("?",))))
+
+
+def _packed(
+    facts: EngineFacts,
+    card: Card,
+    method: str,
+    repository: str | None,
+    name: str,
+    room: Room,
+    rules: Rules,
+) -> Iterator[Form]:
+    """Yield the form of packed weights, unpacked to 16 bit where the device has no kernels."""
+    rule = rules.packed.get(method)
+    if rule is None:
+        return
+    rank = 0 if name == "none" and method in _AS_TRAINED else rules.rank(method)
+    needs = rule.needs.get(facts.name, ())
+    missing = [module for module in needs if room.here and not is_installed(module)]
+    weak = rule.capability is not None and (room.capability or 99) < rule.capability
+    unpacked = room.device not in rule.devices or weak or bool(missing and method in _AS_TRAINED)
+    if (unpacked and method not in _AS_TRAINED) or (missing and not unpacked):
+        return  # no kernels for it here, and no way to unpack it
+    dtype = packed_dtype(facts, method, room, rules)
+    if dtype is None:
+        return
+    notes: list[str] = []
+    if unpacked:
+        reason = f"{', '.join(missing)} is not installed" if missing else f"{room.device} lacks it"
+        notes.append(f"{method} weights are unpacked to 16 bit while loading: {reason}.")
+    elif needs and not room.here:
+        notes.append(f"{facts.name} needs {' and '.join(needs)} there for {method} weights.")
+    yield Form(
+        facts=facts,
+        quantization=name,
+        dtype=dtype,
+        rank=rank,
+        repository=repository,
+        packed=method,
+        unpacked=unpacked,
+        notes=tuple(notes),
+    )
+
+
+def packed_dtype(facts: EngineFacts, method: str, room: Room, rules: Rules) -> str | None:
+    """Return the compute dtype of packed weights, None where engine and GPU have none for it.
+
+    AWQ and GPTQ compute in float16 where the engine's version or the GPU has no bfloat16; MXFP4
+    only in bfloat16.
+    """
+    able = [each for each in rules.packed[method].dtypes if each in facts.dtypes]
+    if method in rules.float16_only.get(facts.name, ()) or _is_older(facts, room, rules):
+        able = [each for each in able if each == "fp16"]
+    if not has_bf16(room, rules):
+        able = [each for each in able if each != "bf16"]
+    return able[0] if able else None
+
+
+def _is_older(facts: EngineFacts, room: Room, rules: Rules) -> bool:
+    least = rules.float16_before.get(facts.name)
+    version = room.machine.versions.get(facts.name)
+    return bool(least and version and _numbers(version) < _numbers(least))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("+")[0].split(".") if part.isdigit())
+
+
+def has_bf16(room: Room, rules: Rules) -> bool:
+    """Return whether the devices compute in bfloat16."""
+    return room.device != "cuda" or (room.capability or 99) >= rules.bf16_capability
+
+
+def sixteen_bits(facts: EngineFacts, room: Room, rules: Rules) -> str | None:
+    """Return bf16 where engine and GPU have it, else fp16, else what the engine has."""
+    for dtype in ("bf16", "fp16"):
+        if dtype in facts.dtypes and (dtype == "fp16" or has_bf16(room, rules)):
+            return dtype
+    return facts.dtypes[0] if facts.dtypes else None
+
+
+def _dtypes(facts: EngineFacts, room: Room) -> list[str | None]:
+    """Return the dtypes of unquantized weights: exact first on a CPU, 16 bits on a GPU."""
+    from workbench.planning.policy import rules
+
+    half = sixteen_bits(facts, room, rules())
+    if room.device == "cpu" and "fp32" in facts.dtypes:
+        return ["fp32", half]
+    return [half]
+
+
+def _from_gguf(
+    facts: EngineFacts, card: Card, files: ModelFiles | None, rules: Rules, asked: str | None
+) -> Iterator[Form]:
+    if files is not None and files.kind == "gguf":
+        yield Form(facts=facts, quantization="none", dtype=None, rank=0)
+        return
+    if card.stored is not None and card.stored.method == "gguf" and files is None:
+        name = card.stored.quantization or "none"
+        home = card.repository or card.unverified_repository
+        yield Form(facts=facts, quantization=name, dtype=None, rank=0, repository=home)
+        return
+    if files is None and card.gguf is not None:
+        for name in _with_asked(ready_names(card, rules), asked):
+            yield Form(
+                facts=facts,
+                quantization=name,
+                dtype=None,
+                rank=0 if name.startswith("MXFP4") else rules.rank(name),
+                repository=card.gguf.repository,
+            )
+        return
+    if "safetensors" not in facts.converts or (files is None and card.repository is None):
+        return
+    if card.stored is not None and card.stored.method not in ("fp8",):
+        return  # the converter unpacks what it knows; quantizing 4 bit again is no form to plan
+    made = made_names(facts, card, rules)
+    for name in _with_asked(made, asked if asked in facts.quantizations else None):
+        yield Form(
+            facts=facts,
+            quantization=name,
+            dtype=None,
+            rank=rules.rank(name),
+            repository=card.repository if files is None else None,
+            converts=True,
+        )
+
+
+def _with_asked(names: list[str], asked: str | None) -> list[str]:
+    return names if asked in (None, "none", *names) else [*names, str(asked)]
+
+
+def ready_names(card: Card, rules: Rules) -> list[str]:
+    """Return the quantizations that the card's GGUF repository has or is likely to have."""
+    if card.gguf is None:
+        return []
+    if "{quantization}" in card.gguf.pattern:
+        return list(dict.fromkeys([*card.gguf.files, *rules.ready_gguf]))
+    stated = quantization_of(card.gguf.pattern)
+    return list(dict.fromkeys([*card.gguf.files, *([stated] if stated else [])]))
+
+
+def made_names(facts: EngineFacts, card: Card, rules: Rules) -> list[str]:
+    """Return one quantization of each quality that the engine makes from safetensors."""
+    kept = sixteen_bit_gguf(card.dtype)
+    found = [kept]
+    for line in rules.quality[1:]:
+        name = next((each for each in line if each in facts.quantizations), None)
+        if name is not None:
+            found.append(name)
+    return found
+
+
+def sixteen_bit_gguf(stored_dtype: str | None) -> str:
+    """Return the GGUF type of 16 bits that keeps most of what is stored."""
+    return "BF16" if stored_dtype == "bf16" else "F16"
+
+
+def is_gpu_built() -> bool:
+    """Return whether the installed llama-cpp-python was built for a GPU, by its libraries."""
+    found = importlib.util.find_spec("llama_cpp")
+    if found is None or found.origin is None:
+        return False
+    libraries = Path(found.origin).parent / "lib"
+    names = {path.name for path in libraries.glob("*ggml-*")}
+    return any(word in name for name in names for word in ("cuda", "metal", "vulkan", "hip"))
+
+
+def missing_packages(card: Card, room: Room, rules: Rules) -> str | None:
+    """Return in a sentence what a packed card needs that is not on this machine."""
+    rule = rules.packed.get(card.stored.method) if card.stored is not None else None
+    if rule is None or not room.here:
+        return None
+    lacks = [
+        f"{engine} needs {', '.join(missing)}"
+        for engine, modules in rule.needs.items()
+        if (missing := [module for module in modules if not is_installed(module)])
+    ]
+    return f"Not installed: {'; '.join(lacks)}." if lacks else None
