@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,15 +17,19 @@ import pytest
 from workbench.errors import InputError
 from workbench.machine import probes
 from workbench.machine.meter import Meter
+from workbench.machine.timeline import Timeline
 
 MB = 1_000_000
+linux = pytest.mark.xfail(sys.platform != "linux", reason="there is no /proc to read children in")
 exact_peak = pytest.mark.xfail(
     not probes.HostPeak.permitted(), reason="this kernel does not let its peak be reset"
 )
 
 
 def touched(size: int) -> np.ndarray:
-    array = np.empty(size, dtype=np.uint8)
+    """Map and touch ``size`` bytes: what malloc has freed before has no part in it."""
+    private = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    array = np.frombuffer(private, dtype=np.uint8)
     array[:] = 1
     return array
 
@@ -114,6 +120,180 @@ def test_children_count_when_asked() -> None:
     assert own < 20 * MB
 
 
+CHILD = """
+import mmap, sys
+def spike(size):
+    region = mmap.mmap(-1, size)
+    region.write(b"1" * 4096)
+    for at in range(0, size, 4096):
+        region[at] = 1
+    region.close()
+spike(90_000_000)
+print("ready", flush=True)
+for line in sys.stdin:
+    spike(int(line))
+    print("done", flush=True)
+"""
+
+
+@pytest.fixture
+def child() -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    with process:
+        yield process
+        process.kill()
+
+
+def ask_to_spike(process: subprocess.Popen[str], size: int) -> None:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(f"{size}\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "done\n"
+
+
+def of_child(meter: Meter, process: subprocess.Popen[str]) -> list[probes.PhaseMemory]:
+    return [phase for phase in meter.phases if phase.place == f"child {process.pid}"]
+
+
+@linux
+def test_a_childs_spike_between_samples_is_caught_without_its_baggage(
+    child: subprocess.Popen[str],
+) -> None:
+    with Meter(children=True, interval=30) as meter:
+        with meter.phase("small"):  # below what it took before the meter came
+            ask_to_spike(child, 20 * MB)
+        with meter.phase("large"):
+            ask_to_spike(child, 150 * MB)
+    small, large = of_child(meter, child)
+    assert small.delta_bytes < 25 * MB
+    assert large.delta_bytes == pytest.approx(150 * MB, rel=0.1)
+    assert large.start_bytes < 60 * MB
+    assert not large.ended
+    assert large.source == probes.CHILD
+    tree = meter.delta("large", place=probes.TREE)
+    assert tree is not None
+    assert tree < 50 * MB  # the sum is sampled, and saw nothing of it
+
+
+@linux
+def test_a_child_that_dies_is_told(child: subprocess.Popen[str]) -> None:
+    with Meter(children=True, interval=0.01) as meter, meter.phase("work"):
+        ask_to_spike(child, 30 * MB)
+        child.kill()
+        child.wait()
+        time.sleep(0.05)
+    (phase,) = of_child(meter, child)
+    assert phase.ended
+    assert phase.end_bytes == 0
+    assert phase.peak_bytes > 0
+    assert "(ended)" in meter._repr_mimebundle_()["text/plain"]
+
+
+def test_the_peak_of_a_child_that_resets_it_counts_from_there() -> None:
+    from workbench.machine.host_probes import _Child
+
+    seen = _Child(start=50, floor=200, mark=200, peak=50, last=50)
+    seen.look({"VmHWM": 200, "VmRSS": 60})
+    assert seen.peak == 60  # 200 was before this phase
+    seen.look({"VmHWM": 90, "VmRSS": 70})  # it measures itself, and has reset its peak
+    assert seen.peak == 90
+    seen.look({"VmHWM": 150, "VmRSS": 70})
+    assert seen.peak == 150
+
+
+def test_mlx_arrays_are_counted_exactly() -> None:
+    import mlx.core as mx
+
+    with Meter(interval=30) as meter:
+        with meter.phase("arrays"):
+            mx.eval(mx.ones((20_000_000,), dtype=mx.float32))
+        with meter.phase("less"):
+            mx.eval(mx.ones((5_000_000,), dtype=mx.float32))
+    arrays, less = (phase for phase in meter.phases if phase.place == "mlx")
+    assert arrays.delta_bytes == pytest.approx(80 * MB, rel=0.05)
+    assert less.delta_bytes == pytest.approx(20 * MB, rel=0.05)
+    assert arrays.source == "MLX peak"
+
+
+class FakeCuda:
+    """PyTorch's counters of one device."""
+
+    peak, reserved, now = 0, 0, 100
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def device_count(self) -> int:
+        return 1
+
+    def reset_peak_memory_stats(self, index: int) -> None:
+        self.peak = self.now
+
+    def memory_allocated(self, index: int) -> int:
+        return self.now
+
+    def max_memory_allocated(self, index: int) -> int:
+        return self.peak
+
+    def max_memory_reserved(self, index: int) -> int:
+        return self.reserved
+
+
+def test_pytorchs_peaks_and_the_lack_of_nvml_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda()
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    for alone, source in ((True, "no NVML"), (False, "torch.cuda peak")):
+        probe = probes.TorchCuda(alone=alone)
+        probe.begin()
+        cuda.peak, cuda.reserved = 700, 900
+        (phase,) = probe.end("load", 1.0)
+        assert (phase.start_bytes, phase.peak_bytes, phase.reserved_bytes) == (100, 700, 900)
+        assert source in phase.source
+        assert phase.source in probes.DEVICE_SOURCES
+
+
+def test_readings_over_time_know_their_phase() -> None:
+    with Meter(interval=0.01, timeline=True) as meter:
+        with meter.phase("before"):
+            pass
+        with meter.phase("mapped"):
+            kept = touched(60 * MB)
+            time.sleep(0.05)
+        del kept
+    rows = [row for row in meter.timeline() if row["place"] == probes.HOST]
+    assert [row["seconds"] for row in rows] == sorted(row["seconds"] for row in rows)
+    phases = [row["phase"] for row in rows]
+    assert phases[0] is None
+    assert phases[-1] is None
+    assert {"before", "mapped"} < set(phases)
+    level = {name: max(r["bytes"] for r in rows if r["phase"] == name) for name in set(phases)}
+    assert level["mapped"] - level["before"] == pytest.approx(60 * MB, rel=0.1)
+    assert rows[-1]["bytes"] < level["mapped"] - 50 * MB
+    with pytest.raises(InputError, match="timeline=True"):
+        Meter().timeline()
+
+
+def test_readings_over_time_are_bounded_and_keep_their_peaks() -> None:
+    kept = Timeline(limit=100)
+    for index in range(20_000):
+        kept.add(index / 10, "host", 10_000 if index == 12_345 else index % 7, "run")
+        if index % 50 == 0:
+            kept.add(index / 10, "rare", index, None)
+    rows = kept.rows()
+    assert 40 < len(rows) <= 102
+    assert max(row["bytes"] for row in rows if row["place"] == "host") == 10_000
+    assert {"seconds": 1234.5, "place": "host", "bytes": 10_000, "phase": "run"} in rows
+    rare = [row for row in rows if row["place"] == "rare"]
+    assert rare[-1]["bytes"] == 19_950
+    assert rows[0]["seconds"] < 100
+    assert rows[-1]["seconds"] > 1990
+
+
 def test_the_sampler_ends_with_the_meter_and_its_cost_is_counted() -> None:
     before = threading.active_count()
     with Meter(interval=0.02, exact=False) as meter, meter.phase("wait"):
@@ -129,7 +309,7 @@ def test_the_sampler_ends_with_the_meter_and_its_cost_is_counted() -> None:
 
 def fail_in_phase(meter: Meter) -> None:
     with meter.phase("load"):
-        kept = touched(100 * MB)  # above malloc's largest threshold: always newly mapped
+        kept = touched(100 * MB)
         raise MemoryError(kept.size)
 
 
