@@ -118,9 +118,7 @@ def heads_of(facts: Architecture) -> tuple[int, int, int]:
     return heads, facts.kv_heads or heads, head_dim
 
 
-def attention(
-    built: Builder, facts: Architecture, traits: Traits, layer: int, hidden: int
-) -> None:
+def attention(built: Builder, facts: Architecture, traits: Traits, layer: int, hidden: int) -> None:
     """Add the projections of grouped-query attention."""
     heads, kv_heads, head_dim = heads_of(facts)
     bias = traits.qkv_bias if facts.qkv_bias is None else facts.qkv_bias

@@ -191,12 +191,20 @@ def _whole(facts: Architecture, text: Builder) -> ShapeList:
         notes.append(
             f"The tensors hold {-left:+,} parameters against the {facts.parameters:,} stated."
         )
+    if left and facts.kv_layers and -left == _shared_key_norms(facts):
+        left = 0
+        notes.append("They are the key norms of layers that share keys: stored, but not stated.")
     return ShapeList(
         tensors=tuple(tensors),
         model_type=facts.model_type,
         exact=not left,
         notes=tuple(notes),
     )
+
+
+def _shared_key_norms(facts: Architecture) -> int:
+    """Return the parameters of the key norms in layers without keys of their own (Gemma 3n)."""
+    return ((facts.layers or 0) - (facts.kv_layers or 0)) * (facts.head_dim or 0)
 
 
 def vocabulary(architecture: Architecture) -> int:

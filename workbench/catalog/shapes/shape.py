@@ -20,7 +20,7 @@ class Shape:
     """One tensor.
 
     Attributes:
-        role: Its name in llama.cpp's words, without layer and suffix: ``attn_q``, ``ffn_down_exps``.
+        role: Its name in llama.cpp's words, without layer and suffix: ``attn_q``, ``ffn_up_exps``.
         layer: Its layer, or None for a tensor of the whole model.
         shape: Rows (outputs), then columns (inputs); experts come first where they are stacked.
         kind: What it is: ``linear`` is what transformers has as ``nn.Linear``, ``expert`` a
