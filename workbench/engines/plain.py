@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from workbench import errors
-from workbench.catalog import Card, ModelFiles
 from workbench.messages import (
     Likelihood,
     Message,
@@ -24,39 +22,24 @@ from workbench.planning import Plan
 
 
 def from_plan(plan: Plan) -> dict[str, Any]:
-    """Return a plan as plain data."""
-    plain = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)}
-    plain["card"] = plan.card.model_dump(mode="json")
-    if plan.files is not None:
-        plain["files"] = {
-            "path": str(plan.files.path),
-            "kind": plan.files.kind,
-            "weights": [str(path) for path in plan.files.weights],
-            "source": plan.files.source,
-            "repository": plan.files.repository,
-            "revision": plan.files.revision,
-        }
-    plain["adapter"] = str(plan.adapter) if plan.adapter else None
-    plain["options"] = dict(plan.options)
-    plain["reasons"] = list(plan.reasons)
-    return plain
+    """Return a plan as plain data, with the whole card and every file."""
+    files = plan.files
+    return {
+        **plan.describe(),
+        "card": plan.card.model_dump(mode="json"),
+        "files": None
+        if files is None
+        else {
+            **{field.name: getattr(files, field.name) for field in dataclasses.fields(files)},
+            "path": str(files.path),
+            "weights": [str(path) for path in files.weights],
+        },
+    }
 
 
 def to_plan(plain: Mapping[str, Any]) -> Plan:
     """Return the plan again."""
-    values = dict(plain)
-    values["card"] = Card.of(values["card"])
-    if values["files"] is not None:
-        values["files"] = ModelFiles(
-            **{
-                **values["files"],
-                "path": Path(values["files"]["path"]),
-                "weights": tuple(map(Path, values["files"]["weights"])),
-            }
-        )
-    values["adapter"] = Path(values["adapter"]) if values["adapter"] else None
-    values["reasons"] = tuple(values["reasons"])
-    return Plan(**values)
+    return Plan.of(plain)
 
 
 def from_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:

@@ -285,11 +285,8 @@ def _files(value: Any, card: Card) -> ModelFiles | None:
     if value is None or isinstance(value, ModelFiles):
         return value
     if isinstance(value, Mapping):
-        return ModelFiles(
-            path=Path(value["path"]),
-            kind=value["kind"],
-            weights=tuple(map(Path, value["weights"])),
-        )
+        paths = {"path": Path(value["path"]), "weights": tuple(map(Path, value["weights"]))}
+        return ModelFiles(**{**value, **paths})
     try:
         return locate(Card(id=card.id, path=str(Path(value).expanduser())))
     except WorkbenchError:

@@ -94,7 +94,7 @@ def _by_size(
 def _by_fit(
     forms: Sequence[Form], placer: Placer, wanted: Wanted, rules: Rules
 ) -> Iterator[Attempt | None]:
-    """Best quality first; whole on the devices before partly in RAM, above the floor before below."""
+    """Best quality first; whole before partly in RAM, above the floor before below it."""
     worth = worthwhile(forms, placer.card, placer.room, rules, given=wanted.form_given)
     floor = rules.rank(rules.floor)
     good = [form for form in worth if form.rank <= floor] or worth[:1]
