@@ -102,3 +102,36 @@ def add(
     shelf = catalog()
     card = shelf.add(source, card_id=card_id, display_name=display_name, replace=replace)
     print(f"{shelf.file(card.id)}\n\n{card_text(card)}", end="")  # noqa: T201
+
+
+@group.command("downloaded")
+def list_downloaded() -> None:
+    """List the models on this disk, with their store and size."""
+    from workbench.catalog import catalog
+    from workbench.catalog.disk import downloaded
+
+    show(downloaded(catalog()))
+
+
+@group.command("prune")
+def prune_models(
+    model: Annotated[str | None, typer.Argument(help="A card id or a repository.")] = None,
+    partial: Annotated[bool, typer.Option(help="Downloads that did not end.")] = False,
+    older_than: Annotated[
+        float | None, typer.Option(metavar="DAYS", help="What was not used for so many days.")
+    ] = None,
+    converted: Annotated[bool, typer.Option(help="Files that the workbench converted.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Show what would be removed and how much that frees, ask, and remove it."""
+    from workbench.catalog import catalog
+    from workbench.catalog.prune import prune
+
+    found = prune(
+        catalog(), model=model, partial=partial, older_than=older_than, converted=converted
+    )
+    show(found)
+    if not found.items and not found.parts:
+        return
+    if yes or typer.confirm("Remove them?"):
+        print(f"{found.execute() / 1e9:.3f} GB freed")  # noqa: T201

@@ -19,7 +19,7 @@ from workbench.evaluate.form import Form
 from workbench.formats.cache import content_key
 from workbench.paths import atomic_file, sweep_partials
 from workbench.planning import Plan
-from workbench.receipts import Receipt
+from workbench.receipts import Receipt, known_sha256
 from workbench.receipts import write as write_receipt
 
 SCHEMA = 1
@@ -208,7 +208,7 @@ def _failure(error: WorkbenchError) -> dict[str, Any]:
 
 def _receipt(cell: Cell, found: Mapping[str, Any], conditions: Mapping[str, Any]) -> Receipt:
     """Return the receipt of one cell; single replies stay in the cell's own file."""
-    done = found["outcome"] == "done"
+    done, files = found["outcome"] == "done", cell.plan.files if cell.plan else None
     names = ("weights", "load_seconds", "added", "memory_source", "speed", "agreement")
     result = {name: found[name] for name in names if done and found.get(name) is not None}
     if done and found.get("tasks"):
@@ -218,6 +218,8 @@ def _receipt(cell: Cell, found: Mapping[str, Any], conditions: Mapping[str, Any]
     return Receipt(
         what="compare",
         model=cell.card.id,
+        revision=files.revision if files else None,
+        sha256=known_sha256(files.weights) if files else None,
         plan=found["plan"],
         parameters={
             "form": cell.label,

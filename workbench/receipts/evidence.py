@@ -55,13 +55,12 @@ class Evidence:
         revision: str | None = None,
     ) -> Verified:
         """Return what the receipts prove; the rule is that of ``verified``."""
-        wanted = revision or card.revision
         matching = [
             entry
             for entry in self._by_model.get(card.id, ())
             if (engine is None or entry.engine == engine)
             and (quantization is None or entry.quantization == quantization)
-            and (wanted is None or _same_revision(entry.revision, wanted))
+            and _matches(entry.revision, revision or _pinned(card, entry))
         ]
         standing = _standing(matching)
         if any(where_of(entry) == "here" for entry in standing):
@@ -98,12 +97,19 @@ def _outweighs(failure: Entry, success: Entry) -> bool:
     )
 
 
-def _same_revision(one: str | None, other: str) -> bool:
+def _pinned(card: CardLike, entry: Entry) -> str | None:
+    """Return the commit that the card names for this form; ready GGUF files have their own."""
+    gguf = getattr(card, "gguf", None) if entry.form == "gguf" else None
+    return card.revision if gguf is None else gguf.revision
+
+
+def _matches(found: str | None, wanted: str | None) -> bool:
     """Return whether two commits are one; seven or more digits stand for the whole."""
-    if one is None:
-        return False
-    short, long = sorted((one, other), key=len)
-    return one == other or (bool(re.fullmatch(r"[0-9a-f]{7,}", short)) and long.startswith(short))
+    if wanted is None or found is None:
+        return wanted is None
+    short, long = sorted((found, wanted), key=len)
+    is_commit = re.fullmatch(r"[0-9a-f]{7,}", short) is not None
+    return short == long or (is_commit and long.startswith(short))
 
 
 def verified(
@@ -117,9 +123,9 @@ def verified(
     """Return what the receipts prove of a card.
 
     Receipts of a load, a comparison or a verification count when they match the card's id, the
-    engine and quantization where given, and the revision: the one given, else the card's; where
-    neither names one, any. A receipt of another or of an unknown revision proves nothing of a
-    named one. The scripted engine proves nothing.
+    engine and quantization where given, and the revision: the one given, else the card's (that of
+    its GGUF source for GGUF files); where neither names one, any. A receipt of another or of an
+    unknown revision proves nothing of a named one. The scripted engine proves nothing.
 
     A success stands unless a later failure outweighs it: on the same machine, with the same package
     versions, revision, engine, quantization, dtype, device, context and adapter. A failure under

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+import os
 import re
+import string
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,9 @@ from workbench.errors import InputError, NotFoundError
 from workbench.paths import atomic_file, outputs, shipped, sweep_partials
 from workbench.receipts.migration import NewerReceiptError, current
 from workbench.receipts.place import Place, place_of
-from workbench.receipts.receipt import Receipt, moment
+from workbench.receipts.receipt import Receipt, form_of, moment
 from workbench.redact import redacted
 
-PATTERN = "[0-9]*.json"
 _OPTIONAL_TEXTS = ("revision", "sha256", "engine", "quantization", "form", "reason")
 _TEXTS = ("id", "time", "what", "model")
 _MAPPINGS = ("plan", "parameters", "result", "machine", "versions")
@@ -132,6 +133,7 @@ class Entry:
     revision: str | None
     engine: str | None
     quantization: str | None
+    form: str | None
     outcome: str
     conditions: tuple[str, ...]
     place: Place
@@ -155,7 +157,8 @@ class Damaged:
 
 def scan(folder: Path, *, ships: bool) -> Iterator[Entry | Damaged]:
     """Yield every receipt of a folder, by name, and what could not be read."""
-    for path in sorted(folder.glob(PATTERN)):
+    for name in _names(folder):
+        path = folder / name
         try:
             values = _values(path)
             problem = _problem(values)
@@ -166,6 +169,15 @@ def scan(folder: Path, *, ships: bool) -> Iterator[Entry | Damaged]:
             yield Damaged(path=path, reason=error.message, newer=newer)
             continue
         yield Damaged(path=path, reason=problem) if problem else _entry(path, values, ships=ships)
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        with os.scandir(folder) as found:
+            names = [item.name for item in found]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(name for name in names if name[0] in string.digits and name.endswith(".json"))
 
 
 def _problem(values: dict[str, Any]) -> str | None:
@@ -205,6 +217,7 @@ def _entry(path: Path, values: dict[str, Any], *, ships: bool) -> Entry:
         revision=values.get("revision"),
         engine=values.get("engine", plan.get("engine")),
         quantization=values.get("quantization", plan.get("quantization")),
+        form=values.get("form") or form_of(plan),
         outcome=values["outcome"],
         conditions=tuple(str(plan.get(name)) for name in _CONDITIONS),
         place=place_of(values.get("machine", {})),

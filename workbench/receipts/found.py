@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from workbench.errors import InputError, NotFoundError, did_you_mean
+from workbench.errors import InputError, did_you_mean
 from workbench.receipts.folder import Damaged, Entry, here_folder, read, scan, shipped_folder
 from workbench.receipts.place import this_place
 from workbench.receipts.receipt import Receipt, moment
@@ -50,7 +50,7 @@ def entries(folder: Path | None = None) -> tuple[list[Entry], list[Damaged]]:
                 damaged.append(item)
             else:
                 found.setdefault(item.id, item)  # one that was kept lies in both folders
-    return sorted(found.values(), key=lambda entry: (entry.moment, entry.path.name)), damaged
+    return sorted(found.values(), key=lambda entry: (entry.moment, entry.id)), damaged
 
 
 def receipts(
@@ -171,22 +171,6 @@ class Receipts(Sequence[Receipt]):
     def latest(self) -> Receipt | None:
         """Return the newest receipt, or None when none was found."""
         return self[-1] if self._entries else None
-
-    def one(self) -> Receipt:
-        """Return the only receipt.
-
-        Raises:
-            NotFoundError: None was found.
-            InputError: Several were found.
-        """
-        if not self._entries:
-            raise NotFoundError("No receipt was found.", hint="workbench receipts lists them.")
-        if len(self._entries) > 1:
-            ids = ", ".join(entry.id for entry in self._entries[:5])
-            raise InputError(
-                f"{len(self._entries)} receipts were found: {ids} ...", hint="Write more of the id."
-            )
-        return self[0]
 
     def to_frame(self) -> pandas.DataFrame:
         """Return a pandas frame: one row each, nested values under dotted names, and ``where``."""

@@ -6,8 +6,6 @@ import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from workbench.machine import machine
-
 _GIB = 2**30
 _SLACK = 0.03  # a kernel keeps a little more or less of the memory for itself
 
@@ -33,7 +31,6 @@ class Place(NamedTuple):
         return (self.processor, self.devices) == (other.processor, other.devices)
 
 
-
 def place_of(facts: Mapping[str, Any]) -> Place:
     """Return the place of a receipt's ``machine``; missing facts make one of their own."""
     ram, devices = facts.get("ram_bytes"), facts.get("devices")
@@ -51,4 +48,6 @@ def place_of(facts: Mapping[str, Any]) -> Place:
 @functools.cache
 def this_place() -> Place:
     """Return this machine's place, asked once per process."""
+    from workbench.machine import machine  # here: where nothing was measured it is not needed
+
     return place_of(machine().describe())

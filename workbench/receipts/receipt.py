@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from workbench.machine import machine
 from workbench.settings import Settings
 
 SCHEMA: Literal[2] = 2
@@ -17,7 +16,15 @@ Outcome = Literal["done", "failed"]
 
 
 def _machine_facts() -> dict[str, Any]:
+    from workbench.machine import machine  # here: reading receipts needs it seldom
+
     return {name: value for name, value in machine().describe().items() if name != "versions"}
+
+
+def _versions() -> dict[str, str]:
+    from workbench.machine import machine
+
+    return dict(machine().versions)
 
 
 def form_of(plan: Mapping[str, Any]) -> str | None:
@@ -25,7 +32,8 @@ def form_of(plan: Mapping[str, Any]) -> str | None:
     files = plan.get("files")
     if not isinstance(files, str):
         return None
-    return "gguf" if files.endswith(".gguf") else "safetensors"
+    name = files.rsplit("/", 1)[-1]  # Ollama names its GGUF files sha256-...
+    return "gguf" if name.endswith(".gguf") or name.startswith("sha256-") else "safetensors"
 
 
 class Receipt(Settings):
@@ -49,7 +57,7 @@ class Receipt(Settings):
     revision: str | None = None
     """Commit of the model's repository; None where the files do not tell."""
     sha256: str | None = None
-    """Hex sha256 over the model's content; None where nobody computed it: too slow at a load."""
+    """Hex sha256 of the weights; None where no store knew it: a load does not compute it."""
     engine: str | None = None
     """Engine that was measured."""
     quantization: str | None = None
@@ -68,7 +76,7 @@ class Receipt(Settings):
     """Further conditions of the measurement."""
     machine: dict[str, Any] = Field(default_factory=_machine_facts)
     """The computer: system, processor, cores, memory in bytes, devices, Python."""
-    versions: dict[str, str] = Field(default_factory=lambda: dict(machine().versions))
+    versions: dict[str, str] = Field(default_factory=_versions)
     """Versions of the packages that matter."""
 
     @model_validator(mode="before")
@@ -96,11 +104,10 @@ class Receipt(Settings):
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         from workbench.figures import Table
 
-        facts = self.model_dump(exclude={"schema_version"})
         rows = [
-            {"receipt": name, "value": text}
-            for name, value in facts.items()
-            if (text := _told(value))
+            {"receipt": name, "value": str(value)}
+            for name, value in _flat(self.model_dump(exclude={"schema_version"}))
+            if value is not None and value not in ("", [], {})
         ]
         return Table(rows, caption=f"Receipt {self.id}")._repr_mimebundle_()
 
@@ -115,7 +122,9 @@ def moment(text: str) -> dt.datetime:
     return found if found.tzinfo else found.replace(tzinfo=dt.UTC)
 
 
-def _told(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "\n".join(f"{name}: {item}" for name, item in value.items() if item is not None)
-    return "" if value is None else str(value)
+def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}.{inner}", item) for inner, item in _flat(value))
+        else:
+            yield name, value
