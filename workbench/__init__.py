@@ -20,6 +20,8 @@ _FACE = {
     "machine": "workbench.machine",
     "catalog": "workbench.catalog",
     "plan": "workbench.planning",
+    "estimate": "workbench.planning",
+    "ledger": "workbench.memory.ledger",
     "engines": "workbench.engines",
     "load": "workbench.engines",
     "loaded": "workbench.engines",
@@ -56,9 +58,11 @@ if TYPE_CHECKING:
     from workbench.finetune import finetune as finetune
     from workbench.finetune import supervised as supervised
     from workbench.machine import machine as machine
+    from workbench.memory.ledger import ledger as ledger
     from workbench.messages import Message as Message
     from workbench.messages import Reply as Reply
     from workbench.messages import Sampling as Sampling
+    from workbench.planning import estimate as estimate
     from workbench.planning import plan as plan
     from workbench.receipts import receipts as receipts
     from workbench.runs import conclude as conclude

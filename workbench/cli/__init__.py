@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from workbench.cli import chat, machine, models, receipts, runs, work
+from workbench.cli import chat, machine, models, planning, receipts, runs, work
 from workbench.cli.options import app
 from workbench.errors import WorkbenchError
 
-__all__ = ["app", "chat", "machine", "main", "models", "receipts", "runs", "work"]
+__all__ = ["app", "chat", "machine", "main", "models", "planning", "receipts", "runs", "work"]
 
 
 def _joined_parameters(arguments: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Commands about this computer: machine, doctor, engines, plan."""
+"""Commands about this computer: machine, doctor, engines."""
 
 from __future__ import annotations
 
@@ -6,15 +6,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli.options import (
-    ContextOption,
-    DtypeOption,
-    EngineOption,
-    Model,
-    QuantizationOption,
-    app,
-    show,
-)
+from workbench.cli.options import app, show
 
 
 @app.command()
@@ -57,17 +49,3 @@ def engines() -> None:
     import workbench as wb
 
     show(wb.engines())
-
-
-@app.command()
-def plan(
-    model: Model,
-    engine: EngineOption = "auto",
-    quantization: QuantizationOption = "auto",
-    dtype: DtypeOption = "auto",
-    context: ContextOption = None,
-) -> None:
-    """Show how a model would be loaded here, and why."""
-    import workbench as wb
-
-    show(wb.plan(model, engine=engine, quantization=quantization, dtype=dtype, context=context))

@@ -1,7 +1,8 @@
 """Plans: which engine, form, context and offload a card gets on a machine, and why."""
 
 from workbench.planning.choose import plan
+from workbench.planning.estimates import estimate
 from workbench.planning.given import AUTO
 from workbench.planning.plan import Plan
 
-__all__ = ["AUTO", "Plan", "plan"]
+__all__ = ["AUTO", "Plan", "estimate", "plan"]

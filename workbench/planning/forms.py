@@ -45,6 +45,11 @@ class Form:
     notes: tuple[str, ...] = ()
 
     @property
+    def key(self) -> tuple[str | None, ...]:
+        """What its memory depends on."""
+        return self.facts.name, self.quantization, self.dtype, self.packed, self.repository
+
+    @property
     def name(self) -> str:
         """Engine and form, for sentences."""
         form = self.quantization
@@ -129,17 +134,19 @@ def _from_safetensors(
     else:
         for dtype in _dtypes(facts, room):
             yield Form(facts=facts, quantization="none", dtype=dtype, rank=0, repository=repository)
-        if not room.here or is_installed("bitsandbytes"):
-            for name in facts.quantizations:
-                if name in ("int8", "nf4"):
-                    yield Form(
-                        facts=facts,
-                        quantization=name,
-                        dtype=sixteen_bits(facts, room, rules),
-                        rank=rules.rank(name),
-                        repository=repository,
-                        converts=files is None and card.gguf is not None,
-                    )
+        for name in facts.quantizations:
+            if name not in ("int8", "nf4"):
+                continue
+            if room.here and not all(map(is_installed, facts.modules_for(name))):
+                continue
+            yield Form(
+                facts=facts,
+                quantization=name,
+                dtype=sixteen_bits(facts, room, rules),
+                rank=rules.rank(name),
+                repository=repository,
+                converts=files is None and card.gguf is not None,
+            )
     if files is None:
         for ready in card.forms:
             name = f"{ready.kind}-8" if ready.kind == "gptq" and ready.bits == 8 else ready.kind

@@ -79,12 +79,12 @@ class Placer:
 
     def __init__(self, card: Card, files: ModelFiles | None, room: Room, *, batch: int) -> None:
         self.card, self.files, self.room, self.batch = card, files, room, batch
-        self._known: dict[tuple[Form, Placement], Attempt | None] = {}
+        self._known: dict[tuple[object, Placement], Attempt | None] = {}
         self.trouble = ""
 
     def attempt(self, form: Form, placement: Placement) -> Attempt | None:
         """Return the form in this place, or None where its memory cannot be estimated."""
-        key = (form, placement)
+        key = (form.key, placement)
         if key not in self._known:
             try:
                 self._known[key] = self._estimated(form, placement)
