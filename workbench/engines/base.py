@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from workbench.errors import ContextLengthError, InputError
@@ -30,7 +31,27 @@ class Power(StrEnum):
     BATCH = "batch"
     """``ask_many(conversations, sampling) -> list[Reply]``, faster than one after another."""
     ADAPTERS = "adapters"
-    """A LoRA adapter can be loaded on top."""
+    """``use_adapter(folder or None)``: a LoRA adapter on top, switched without loading again."""
+    LOGPROBS = "logprobs"
+    """``Sampling.top_logprobs`` is honoured: each piece tells its candidates."""
+    SCHEMA = "schema"
+    """``Sampling.schema`` is honoured: the reply follows a JSON schema."""
+    GRAMMAR = "grammar"
+    """``Sampling.grammar`` is honoured: the reply follows a GBNF grammar."""
+    TOOLS = "tools"
+    """``Sampling.tools`` is honoured: the reply may carry tool calls."""
+    THINKING = "thinking"
+    """The thinking part of a reply is told apart from the answer."""
+    IMAGES = "images"
+    """Messages may carry images."""
+    EMBED = "embed"
+    """``embed(texts, normalize) -> float32[texts, width]``."""
+    RERANK = "rerank"
+    """``rerank(query, documents) -> float32[documents]``, larger is more relevant."""
+    CONCURRENT = "concurrent"
+    """Several streams at once, batched by the engine."""
+    SLEEP = "sleep"
+    """``sleep()`` gives the device's memory back for a while, ``wake()`` takes it again."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,3 +206,39 @@ def check_ids(ids: Sequence[int], *, vocabulary: int, context: int) -> list[int]
             hint="Score them in parts, or load the model with a larger context=.",
         )
     return plain
+
+
+class EmbeddingSession(Session, Protocol):
+    """Sessions with EMBED."""
+
+    def embed(self, texts: Sequence[str], normalize: bool) -> NDArray[np.float32]:
+        """Return one vector a text, float32, shape [texts, width], pooled as the model wants."""
+        ...
+
+
+class RerankingSession(Session, Protocol):
+    """Sessions with RERANK."""
+
+    def rerank(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
+        """Return the relevance of each document to the query, float32, shape [documents]."""
+        ...
+
+
+class AdaptingSession(Session, Protocol):
+    """Sessions with ADAPTERS."""
+
+    def use_adapter(self, folder: Path | None) -> None:
+        """Answer with this LoRA adapter from now on, or with the base model."""
+        ...
+
+
+class SleepingSession(Session, Protocol):
+    """Sessions with SLEEP."""
+
+    def sleep(self) -> None:
+        """Give the device's memory back; the model stays known."""
+        ...
+
+    def wake(self) -> None:
+        """Take the memory again, so that the model answers."""
+        ...

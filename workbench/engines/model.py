@@ -5,16 +5,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.catalog import Card
-from workbench.catalog.capabilities import engine_facts
 from workbench.engines.base import Loading, Power, Session
+from workbench.engines.demand import demanded, demanded_by, require
 from workbench.engines.memory import give_back_memory
 from workbench.engines.turn import Turns
-from workbench.errors import ChildDiedError, EngineError, UnsupportedError, WorkbenchError
+from workbench.errors import (
+    ChildDiedError,
+    EngineError,
+    InputError,
+    UnsupportedError,
+    WorkbenchError,
+)
 from workbench.messages import Conversation, Message, Piece, Reply, Sampling, as_messages
 from workbench.planning import Plan
 
@@ -120,7 +126,7 @@ class Model:
             EngineError: The engine failed.
         """
         messages, chosen = as_messages(conversation), Sampling.of(sampling, **changes)
-        session = self._open_session
+        session = self._able(demanded(messages, chosen))
         return self._pieces(lambda: session.stream(messages, chosen))
 
     def ask(
@@ -146,7 +152,7 @@ class Model:
         """
         chosen = Sampling.of(sampling, **changes)
         many = [as_messages(conversation) for conversation in conversations]
-        session = self._open_session
+        session = self._able(power for turns in many for power in demanded(turns, chosen))
         if Power.BATCH in session.powers:
             replies: list[Reply] = self._alone(lambda: session.ask_many(many, chosen))
             return [dataclasses.replace(reply, model=self.label) for reply in replies]
@@ -164,8 +170,8 @@ class Model:
         self, prompt: str | Sequence[int], sampling: Sampling | None = None, **changes: Any
     ) -> Iterator[Piece]:
         """Continue a raw prompt, a text or token ids, without a chat template."""
-        session = self._with(Power.COMPLETE)
         chosen = Sampling.of(sampling, **changes)
+        session = self._able([Power.COMPLETE, *demanded_by(chosen)])
         return self._pieces(lambda: session.complete(prompt, chosen))
 
     def stop(self) -> None:
@@ -218,6 +224,56 @@ class Model:
         table: NDArray[np.float32] = self._alone(lambda: session.log_probabilities(ids))
         return table
 
+    def embed(self, texts: str | Sequence[str], *, normalize: bool = True) -> NDArray[np.float32]:
+        """Return one vector a text, float32, shape [texts, width].
+
+        Args:
+            texts: One text or several.
+            normalize: Scale each vector to length 1, so that a dot product is the cosine.
+
+        Raises:
+            UnsupportedError: The loaded model gives no embeddings.
+            ContextLengthError: A text is longer than the context.
+        """
+        session, many = self._with(Power.EMBED), _texts(texts)
+        vectors: NDArray[np.float32] = self._alone(lambda: session.embed(many, normalize))
+        return vectors
+
+    def rerank(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
+        """Return the relevance of each document to the query, float32, shape [documents].
+
+        Raises:
+            UnsupportedError: The loaded model is no reranker.
+            InputError: There is no document.
+        """
+        session, many = self._with(Power.RERANK), _texts(documents)
+        scores: NDArray[np.float32] = self._alone(lambda: session.rerank(query, many))
+        return scores
+
+    # Adapters and sleep
+
+    def use_adapter(self, adapter: str | Path | None) -> None:
+        """Answer with this LoRA adapter from now on, or with the base model for None.
+
+        Raises:
+            UnsupportedError: The engine cannot switch adapters.
+            InputError: The folder holds no adapter that fits the model.
+        """
+        session = self._with(Power.ADAPTERS)
+        folder = None if adapter is None else Path(adapter).expanduser().resolve()
+        self._alone(lambda: session.use_adapter(folder))
+        self.plan = dataclasses.replace(self.plan, adapter=folder)
+
+    def sleep(self) -> None:
+        """Give the device's memory back until ``wake``."""
+        session = self._with(Power.SLEEP)
+        self._alone(session.sleep)
+
+    def wake(self) -> None:
+        """Take the memory again after ``sleep``."""
+        session = self._with(Power.SLEEP)
+        self._alone(session.wake)
+
     # Closing
 
     def close(self) -> None:
@@ -241,17 +297,18 @@ class Model:
 
     def _with(self, power: Power) -> Any:
         session = self._open_session
-        if power not in session.powers:
-            able = [name for name, facts in engine_facts().items() if power in facts.powers]
-            others = ", ".join(name for name in able if name != self.plan.engine)
-            raise UnsupportedError(
-                f"{self.label} cannot {power.value}.",
-                hint=f"Engines that can: {others}." if others else "No other engine here can.",
-            )
+        require(power, session.powers, label=self.label, engine=self.plan.engine)
+        return session
+
+    def _able(self, wanted: Iterable[Power]) -> Any:
+        session = self._open_session
+        for power in wanted:
+            require(power, session.powers, label=self.label, engine=self.plan.engine)
         return session
 
     def _pieces(self, start: Callable[[], Iterator[Piece]]) -> Iterator[Piece]:
-        with self._turns.taken() as turn, self._named_errors():
+        shared = Power.CONCURRENT in self._open_session.powers
+        with self._turns.taken(shared=shared) as turn, self._named_errors():
             last: Piece | None = None
             try:
                 turn.inner = inner = start()
@@ -303,3 +360,13 @@ class Model:
         )
         title = f"<div><b>{html.escape(self.label)}</b></div>"
         return {"text/plain": plain, "text/html": f"{title}<table>{cells}</table>"}
+
+
+def _texts(given: str | Sequence[str]) -> list[str]:
+    texts = [given] if isinstance(given, str) else list(given)
+    if not texts:
+        raise InputError("There is no text.", hint="Give at least one.")
+    wrong = next((text for text in texts if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise InputError(f"A text is a string, not {type(wrong).__name__}.")
+    return texts

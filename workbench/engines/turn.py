@@ -1,4 +1,4 @@
-"""One request at a time for each model: wait for a turn, cancel the one that runs."""
+"""Turns at a model: one request at a time, or several where the engine batches them."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ class Turn:
 
     Attributes:
         thread: Who holds it.
+        shared: Whether other shared turns may run beside it.
         cancelled: Whether somebody wants it to end between two tokens.
         inner: The session's own generator while one runs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, shared: bool = False) -> None:
         self.thread = threading.get_ident()
+        self.shared = shared
         self.cancelled = False
         self.inner: Any = None
 
 
 class Turns:
-    """Gives out one turn at a time.
+    """Gives out one turn at a time, or several shared ones.
 
     Another thread waits for the turn to end. The thread that holds it would wait for itself, so it
     gets an error: a stream that it left unread is still open.
@@ -40,19 +42,20 @@ class Turns:
         self._label = label
         self._wait_seconds = wait_seconds
         self._free = threading.Condition()
-        self._active: Turn | None = None
+        self._active: list[Turn] = []
 
     @contextlib.contextmanager
-    def taken(self, *, cancelling: bool = False) -> Iterator[Turn]:
+    def taken(self, *, cancelling: bool = False, shared: bool = False) -> Iterator[Turn]:
         """Hold the turn for the block.
 
         Args:
             cancelling: End whatever runs instead of waiting until it is done.
+            shared: Run beside other shared turns.
 
         Raises:
             EngineError: This thread holds a turn already, or no turn came in time.
         """
-        turn = Turn()
+        turn = Turn(shared=shared)
         self._take(turn, cancelling)
         try:
             yield turn
@@ -62,12 +65,12 @@ class Turns:
     def _take(self, turn: Turn, cancelling: bool) -> None:
         until = time.monotonic() + self._wait_seconds
         with self._free:
-            while self._active is not None:
+            while self._blocked(turn):
                 if cancelling:  # again and again: its reader may stop reading after the mark
                     self.cancel()
                     self._free.wait(_AGAIN_SECONDS)
                     continue
-                if self._active.thread == turn.thread:
+                if any(active.thread == turn.thread for active in self._active):
                     raise EngineError(
                         f"{self._label} is busy: a stream of this thread is not read to its end.",
                         hint="Read it on, close it, or call model.stop().",
@@ -77,25 +80,28 @@ class Turns:
                         f"{self._label} was busy for {self._wait_seconds:g} seconds.",
                         hint="Another thread uses it; model.stop() ends that.",
                     )
-            self._active = turn
+            self._active.append(turn)
+
+    def _blocked(self, turn: Turn) -> bool:
+        return bool(self._active) and not (
+            turn.shared and all(active.shared for active in self._active)
+        )
 
     def _release(self, turn: Turn) -> None:
         with self._free:
-            if self._active is turn:
-                self._active = None
-                self._free.notify()
+            if turn in self._active:
+                self._active.remove(turn)
+                self._free.notify_all()
 
     def cancel(self) -> None:
-        """Make the active turn end between two tokens; one that nobody reads ends at once."""
-        turn = self._active
-        if turn is None:
-            return
-        turn.cancelled = True
-        close = getattr(turn.inner, "close", None)
-        if close is None:
-            return
-        try:
-            close()
-        except ValueError:  # the generator runs in another thread, which sees the mark by itself
-            return
-        self._release(turn)
+        """Make the active turns end between two tokens; one that nobody reads ends at once."""
+        for turn in tuple(self._active):
+            turn.cancelled = True
+            close = getattr(turn.inner, "close", None)
+            if close is None:
+                continue
+            try:
+                close()
+            except ValueError:  # it runs in another thread, which sees the mark by itself
+                continue
+            self._release(turn)

@@ -1,0 +1,75 @@
+"""What a request demands of a loaded model, checked before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+from workbench.catalog.capabilities import engine_facts
+from workbench.engines.base import Power
+from workbench.errors import UnsupportedError
+from workbench.messages import Message, Sampling
+
+
+def demanded(messages: Sequence[Message], sampling: Sampling) -> Iterator[Power]:
+    """Yield the powers that this conversation and these settings need."""
+    if any(message.images for message in messages):
+        yield Power.IMAGES
+    yield from demanded_by(sampling)
+
+
+def demanded_by(sampling: Sampling) -> Iterator[Power]:
+    """Yield the powers that these settings need."""
+    if sampling.schema is not None:
+        yield Power.SCHEMA
+    if sampling.grammar is not None:
+        yield Power.GRAMMAR
+    if sampling.tools:
+        yield Power.TOOLS
+    if sampling.top_logprobs:
+        yield Power.LOGPROBS
+
+
+def require(
+    power: Power, powers: Collection[Power], *, label: str, engine: str, why: str = ""
+) -> None:
+    """Refuse what a loaded model cannot do.
+
+    Args:
+        power: What is asked for.
+        powers: What the loaded model can do.
+        label: The model's name.
+        engine: Its engine, which the hint leaves out.
+        why: A sentence that says more.
+
+    Raises:
+        UnsupportedError: The model lacks the power; the hint names the engines that have it.
+    """
+    if power in powers:
+        return
+    able = [name for name, facts in engine_facts().items() if power in facts.powers]
+    others = ", ".join(name for name in able if name != engine)
+    raise UnsupportedError(
+        f"{label} cannot {SAID[power]}.{f' {why}' if why else ''}",
+        hint=f"Engines that can: {others}." if others else "No other engine here can.",
+    )
+
+
+SAID = {
+    Power.TOKENIZE: "tokenize",
+    Power.RENDER: "render a prompt",
+    Power.COMPLETE: "complete a raw prompt",
+    Power.SCORE: "score token ids",
+    Power.BATCH: "answer in batches",
+    Power.ADAPTERS: "switch adapters",
+    Power.LOGPROBS: "tell log-probabilities of what it samples",
+    Power.SCHEMA: "hold its reply to a JSON schema",
+    Power.GRAMMAR: "hold its reply to a grammar",
+    Power.TOOLS: "call tools",
+    Power.THINKING: "tell thinking from answer",
+    Power.IMAGES: "see images",
+    Power.EMBED: "embed",
+    Power.RERANK: "rerank",
+    Power.CONCURRENT: "answer several requests at once",
+    Power.SLEEP: "sleep",
+}
+"""What a power is called in a sentence: the model cannot ..."""
