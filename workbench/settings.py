@@ -167,7 +167,7 @@ def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
             values = loader.construct_document(node)
     except (yaml.YAMLError, ValueError, TypeError) as error:
         raise InputError(
-            f"{source} is not valid YAML: {error}.", hint="Correct it and try again."
+            f"{source} is not valid YAML: {_problem(error)}.", hint="Correct it and try again."
         ) from None
     finally:
         loader.dispose()
@@ -178,6 +178,14 @@ def parse_yaml(text: str, *, source: str) -> dict[str, Any]:
             f"{source} holds a {type(values).__name__}, not a mapping of names to values."
         )
     return values
+
+
+def _problem(error: Exception) -> str:
+    """Return what is wrong with a YAML text, and where, on one line."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"{error.problem} (line {mark.line + 1}, column {mark.column + 1})"
+    return " ".join(str(error).split())
 
 
 def _too_deep(text: str) -> bool:

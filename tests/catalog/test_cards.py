@@ -1,4 +1,4 @@
-"""The cards that ship: what each says holds together, and the embedded one agrees with its files."""
+"""The cards that ship: what each says holds together, and the embedded one is as its files."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ FILES = sorted(shipped("configs", "models").glob("*.yaml"))
 CARDS = {path.stem: Card.read(path) for path in FILES}
 WITH_FACTS = [card for card in CARDS.values() if card.remote is None]
 JAPANESE = (
-    "qwen2.5-7b-instruct", "qwen2.5-14b-instruct", "qwen2.5-32b-instruct", "qwen2.5-32b-instruct-awq",
-    "qwen2.5-bakeneko-32b-instruct-awq", "calm3-22b-chat", "deepseek-r1-distill-qwen-32b-japanese",
+    "qwen2.5-7b-instruct", "qwen2.5-14b-instruct", "qwen2.5-32b-instruct",
+    "qwen2.5-32b-instruct-awq", "qwq-32b", "qwen2.5-bakeneko-32b-instruct-awq", "calm3-22b-chat",
+    "deepseek-r1-distill-qwen-32b-japanese",
     "elyza-japanese-llama-2-7b-instruct", "japanese-gpt2-small", "tiny-chat",
     "japanese-stablelm-3b-4e1t-instruct", "llama-3.1-swallow-8b-instruct-v0.3",
     "mistral-nemo-japanese-instruct-2408",
@@ -36,14 +37,14 @@ def test_a_card_is_named_and_begins_like_its_command(path: Path) -> None:
     card = CARDS[path.stem]
     assert card.id == path.stem
     assert text.startswith(f'# wb.load("{card.id}")')
-    assert card.display_name and card.family and card.languages and card.recommended_use
+    stated = (card.display_name, card.family, card.languages, card.recommended_use, card.sources)
+    assert all(stated)
     assert card.tasks or card.id == "japanese-gpt2-small"
-    assert card.sources
     origins = [card.repository, card.path, card.remote, card.unverified_repository]
     assert sum(origin is not None for origin in origins) == 1
     if card.remote is None and card.path is None:
-        assert card.source_level and card.parameter_check
-        assert card.architecture.classes and card.architecture.model_type
+        assert all((card.source_level, card.parameter_check))
+        assert all((card.architecture.classes, card.architecture.model_type))
 
 
 @pytest.mark.parametrize("card", WITH_FACTS, ids=lambda card: card.id)

@@ -45,7 +45,12 @@ def add_card(
     card = Card.of({**card.given(), **given}, source=str(source))
     shelf.check_fallback(card)
     path = _free_path(shelf, card.id, replace=replace)
-    write_card(card, path)
+    try:
+        write_card(card, path, new=not replace)
+    except FileExistsError:
+        raise _taken(card.id, str(path)) from None
+    except OSError as error:
+        raise InputError(f"The card {path} cannot be written: {error.strerror}.") from None
     return Placed(card=card, path=path, origin="user")
 
 
@@ -93,9 +98,12 @@ def _free_path(shelf: Shelf, card_id: str, *, replace: bool) -> Path:
     if replace:
         return path
     if card_id in shelf or path.exists():
-        where = path if path.exists() else "a card that ships"
-        raise InputError(
-            f"There is a card {card_id} already: {where}.",
-            hint="Give another id (--id), or put yours in its place (--replace).",
-        )
+        raise _taken(card_id, str(path) if path.exists() else "a card that ships")
     return path
+
+
+def _taken(card_id: str, where: str) -> InputError:
+    return InputError(
+        f"There is a card {card_id} already: {where}.",
+        hint="Give another id (--id), or put yours in its place (--replace).",
+    )

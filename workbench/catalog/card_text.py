@@ -37,9 +37,13 @@ def card_text(card: Card) -> str:
     return f'# wb.load("{card.id}")\n{body}'
 
 
-def write_card(card: Card, path: Path) -> None:
-    """Write a card whole or not at all."""
-    with atomic_file(path) as partial:
+def write_card(card: Card, path: Path, *, new: bool) -> None:
+    """Write a card whole or not at all.
+
+    Raises:
+        FileExistsError: ``new``, and there is such a file.
+    """
+    with atomic_file(path, new=new) as partial:
         partial.write_text(card_text(card), encoding="utf-8")
 
 

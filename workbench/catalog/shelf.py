@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench.catalog.card import Card, expanded
 from workbench.catalog.folder import (
@@ -19,9 +19,12 @@ from workbench.catalog.folder import (
     user_folder,
 )
 from workbench.catalog.found import Found
-from workbench.catalog.from_files import card_of_path
 from workbench.errors import InputError, NotFoundError, WorkbenchError, nearest
 from workbench.figures import Table
+
+if TYPE_CHECKING:
+    from workbench.catalog.disk import Downloaded
+    from workbench.catalog.prune import Pruning
 
 _PATH_ENDINGS = (".gguf", ".safetensors", ".json", ".yaml", ".yml", ".bin")
 _told: set[str] = set()
@@ -146,6 +149,23 @@ class Shelf:
         self._placed[placed.card.id] = placed
         return placed.card
 
+    def downloaded(self) -> Downloaded:
+        """Return every model on this disk; see ``workbench.catalog.disk.downloaded``."""
+        from workbench.catalog.disk import downloaded
+
+        return downloaded(self)
+
+    def prune(self, model: str | None = None, **conditions: Any) -> Pruning:
+        """Return what would be removed, not yet doing it; see ``workbench.catalog.prune.prune``.
+
+        Args:
+            model: A card's id or a repository.
+            conditions: ``partial``, ``older_than`` (days), ``converted``.
+        """
+        from workbench.catalog.prune import prune
+
+        return prune(self, model=model, **conditions)
+
     def table(self) -> Table:
         """Return one row per card: id, size, context, languages, tasks, licence, source."""
         rows = [
@@ -231,6 +251,8 @@ def resolve(model: str | Path | Card) -> Card:
         return shelf[text]
     path = expanded(text)
     if path.exists():
+        from workbench.catalog.from_files import card_of_path
+
         return card_of_path(path.resolve())
     if isinstance(model, Path) or "/" in text or text.lower().endswith(_PATH_ENDINGS):
         found = [card for card in shelf if (card.repository or "").lower() == text.lower()]

@@ -137,11 +137,8 @@ def language_codes(given: Any) -> list[str]:
     """Return the two-letter codes among what a model card or a header names as languages."""
     words = given if isinstance(given, list) else [given]
     codes = ["no" if word is False else word for word in words]  # YAML reads Norwegian as false
-    return [
-        code.lower()
-        for code in dict.fromkeys(code for code in codes if isinstance(code, str))
-        if re.fullmatch(r"[A-Za-z]{2}", code)
-    ][:200]
+    lower = (code.lower() for code in codes if isinstance(code, str))
+    return [code for code in dict.fromkeys(lower) if re.fullmatch("[a-z]{2}", code)][:200]
 
 
 def _tasks(folder: Path, config: Mapping[str, Any], front: Mapping[str, Any]) -> list[Task]:
