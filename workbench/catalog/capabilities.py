@@ -8,6 +8,15 @@ from workbench.paths import shipped
 from workbench.settings import Settings
 
 
+class Needs(Settings):
+    """Modules that some quantizations of an engine need."""
+
+    quantizations: tuple[str, ...]
+    """Names of the quantizations."""
+    modules: tuple[str, ...]
+    """Modules that must be importable."""
+
+
 class EngineFacts(Settings):
     """One engine's capabilities as data."""
 
@@ -23,6 +32,8 @@ class EngineFacts(Settings):
     """File kinds that are converted once, through formats/, before it loads them."""
     quantizations: tuple[str, ...] = ()
     """Quantizations it makes on load or through a converted file."""
+    needs: tuple[Needs, ...] = ()
+    """Modules that some quantizations need besides the engine's own."""
     dtypes: tuple[str, ...] = ()
     """Compute dtypes; empty where the file decides."""
     devices: tuple[str, ...] = ("cpu",)
@@ -31,6 +42,15 @@ class EngineFacts(Settings):
     """What its loaded models can do, where the model itself allows it."""
     order: int = 100
     """Preference when several could load the files; the least wins."""
+
+    def modules_for(self, quantization: str) -> tuple[str, ...]:
+        """Return the modules that a quantization needs besides ``packages``."""
+        return tuple(
+            name
+            for each in self.needs
+            if quantization in each.quantizations
+            for name in each.modules
+        )
 
 
 @functools.cache

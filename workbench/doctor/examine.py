@@ -22,12 +22,19 @@ _NAMES_A_PACKAGE = (
 )
 
 
-def imports(*, packages: Sequence[str], progress: Callable[[Any], None]) -> dict[str, Any]:
+def imports(
+    *, packages: Sequence[str], optional: Sequence[str], progress: Callable[[Any], None]
+) -> dict[str, Any]:
     """Import packages one after the other, each told before it is tried.
 
+    Args:
+        packages: What the engine cannot do without.
+        optional: What only some forms need; it is looked for, not imported.
+        progress: Takes the name of the package that comes next.
+
     Returns:
-        ``missing`` names, or the ``broken`` one with ``type`` and ``message``, or ``builds``: what
-        PyTorch and llama.cpp were built for.
+        ``missing`` names, or the ``broken`` one with ``type`` and ``message``, or ``builds`` (what
+        PyTorch and llama.cpp were built for) and ``absent`` (of the optional ones).
     """
     missing = [name for name in packages if not _installed(name)]
     if missing:
@@ -38,7 +45,8 @@ def imports(*, packages: Sequence[str], progress: Callable[[Any], None]) -> dict
             importlib.import_module(name)
         except Exception as error:  # whatever a package does on import is the finding
             return {"broken": name, "type": type(error).__name__, "message": str(error)}
-    return {"builds": _builds()}
+    absent = [name for name in optional if not _installed(name)]
+    return {"builds": _builds(), "absent": absent}
 
 
 def _installed(name: str) -> bool:

@@ -116,15 +116,19 @@ def _forms(facts: EngineFacts) -> list[str]:
 def _engine(facts: EngineFacts, forms: list[str], visit: _Visit, bar: Bar) -> list[Check]:
     """Check one engine: its packages first, and where they import, each form."""
     bar.advance(0, note=f"{facts.name}: importing")
-    found, builds = _import(facts, visit)
+    found, absent = _import(facts, visit)
     if found.verdict != "imports" or visit.quick:
         bar.advance(1 if visit.quick else len(forms))
         return [_kept(Check(engine=facts.name, quantization=ALL, **_fields(found)), {}, visit)]
-    remark = remedies.unused_device(facts, builds, visit.machine)
+    remark = dataclasses.replace(found, verdict="runs")
     checks = []
     for form in forms:
         bar.advance(0, note=f"{facts.name} {form}")
-        checks.append(_form(facts, form, remark, visit))
+        lacks = [name for name in facts.modules_for(form) if name in absent]
+        if lacks:
+            checks.append(_check(facts, form, remedies.missing(facts, lacks), {}, visit))
+        else:
+            checks.append(_form(facts, form, remark, visit))
         bar.advance()
     return checks
 
@@ -133,24 +137,25 @@ def _fields(found: Finding) -> dict[str, Any]:
     return {"verdict": found.verdict, "reason": found.reason, "mend": found.mend}
 
 
-def _import(facts: EngineFacts, visit: _Visit) -> tuple[Finding, dict[str, Any]]:
-    """Import an engine's packages in a child; return the finding and what they were built for."""
+def _import(facts: EngineFacts, visit: _Visit) -> tuple[Finding, list[str]]:
+    """Import an engine's packages in a child; return the finding and which optional ones lack."""
     tried: list[str] = []
-    answer = _asked(
-        "imports", {"packages": list(facts.packages)}, visit.timeout, progress=tried.append
-    )
+    packages = {
+        "packages": list(facts.packages),
+        "optional": sorted({name for each in facts.needs for name in each.modules}),
+    }
+    answer = _asked("imports", packages, visit.timeout, progress=tried.append)
     module = tried[-1] if tried else None
     if isinstance(answer, EngineError):
         doing = f"importing {module}" if module else "starting a child process"
-        return _ended(answer, facts, doing, module, visit, visit.timeout), {}
+        return _ended(answer, facts, doing, module, visit, visit.timeout), []
     if "missing" in answer:
-        return remedies.missing(facts, answer["missing"]), {}
+        return remedies.missing(facts, answer["missing"]), []
     if "broken" in answer:
         broken, kind, message = answer["broken"], answer["type"], answer["message"]
-        return remedies.unimportable(broken, kind, message, visit.machine), {}
-    builds = answer["builds"]
-    remark = remedies.unused_device(facts, builds, visit.machine)
-    return dataclasses.replace(remark, verdict="imports"), builds
+        return remedies.unimportable(broken, kind, message, visit.machine), []
+    remark = remedies.unused_device(facts, answer["builds"], visit.machine)
+    return dataclasses.replace(remark, verdict="imports"), answer["absent"]
 
 
 def _form(facts: EngineFacts, form: str, remark: Finding, visit: _Visit) -> Check:
