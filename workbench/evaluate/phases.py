@@ -11,7 +11,7 @@ from workbench.catalog import Card, resolve
 from workbench.engines.memory import give_back_memory
 from workbench.engines.registry import engine
 from workbench.machine.meter import PhaseMemory
-from workbench.machine.probes import NVML_DEVICE, NVML_TREE
+from workbench.machine.probes import DEVICE_SOURCES
 from workbench.messages import Message, Sampling
 from workbench.planning import Plan, plan
 
@@ -19,7 +19,6 @@ PHASES = ("load", "prefill", "decode")
 EMBEDDED = "tiny-chat"
 _SMALL = 200_000_000
 SMALL_ALLOCATION, LARGE_ALLOCATION = 1 << 16, 1 << 25
-_DEVICE_SOURCES = ("torch.cuda peak", NVML_TREE, NVML_DEVICE, "MPS driver, sampled")
 _M_MMAP_THRESHOLD = -3  # malloc.h
 
 
@@ -90,7 +89,7 @@ def added_by_phase(
     On an accelerator PyTorch's exact peak comes first (without the CUDA context), then the driver's
     figure of this process; devices are summed. Each phase counts its peak beyond its own start.
     """
-    sources = ("VmHWM", "sampled RSS") if device == "cpu" else _DEVICE_SOURCES
+    sources = ("VmHWM", "sampled RSS") if device == "cpu" else DEVICE_SOURCES
     for source in sources:
         found = [phase for phase in phases if phase.source == source]
         if found:
