@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import struct
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -47,7 +48,9 @@ class Repository:
 
     @property
     def commit(self) -> str:
-        text = "".join(f"{n}:{hashlib.sha256(b).hexdigest()}" for n, b in sorted(self.files.items()))
+        text = "".join(
+            f"{n}:{hashlib.sha256(b).hexdigest()}" for n, b in sorted(self.files.items())
+        )
         return hashlib.sha1(f"{self.name}:{text}".encode()).hexdigest()
 
 
@@ -72,6 +75,7 @@ class FakeHub:
         handler = type("Bound", (Handler,), {"fake": self, "server_name": name})
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         server.daemon_threads = True
+        server.handle_error = lambda *_: None  # a client that was killed is no failure of ours
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         return server
 
@@ -92,11 +96,11 @@ class FakeHub:
         self, name: str, files: Mapping[str, bytes], *, lfs: set[str] | None = None, gated=False
     ) -> Repository:
         """Publish a repository, or its next commit; weights are LFS files unless said otherwise."""
-        kept = {
-            file for file in files if file.endswith((".safetensors", ".gguf", ".bin", ".onnx"))
-        }
+        kept = {file for file in files if file.endswith((".safetensors", ".gguf", ".bin", ".onnx"))}
         old = self.repositories.get(name)
-        made = Repository(name=name, files=dict(files), lfs=kept if lfs is None else lfs, gated=gated)
+        made = Repository(
+            name=name, files=dict(files), lfs=kept if lfs is None else lfs, gated=gated
+        )
         made.commits = {**(old.commits if old else {}), made.commit: made.files}
         self.repositories[name] = made
         return made
@@ -169,7 +173,8 @@ class Handler(BaseHTTPRequestHandler):
         with self.fake.lock:
             self.fake.requests.append(self.seen)
             faults = list(self.fake.faults)
-        if any([fault(self, self.line) for fault in faults]):
+        answered = [fault(self, self.line) for fault in faults]  # each may count what it sees
+        if any(answered):
             return
         # A proxy gets the whole address instead of a path.
         parts = urlsplit(self.path)
@@ -199,10 +204,11 @@ class Handler(BaseHTTPRequestHandler):
         name, _, rest = path.partition("/revision/")
         if "/tree/" in name:
             name, _, revision = name.partition("/tree/")
-            return self._tree(name, revision, int(query.get("cursor", ["0"])[0]))
+            self._tree(name, revision, int(query.get("cursor", ["0"])[0]))
+            return
         found = self._find(name, rest or "main")
         if found is None:
-            return None
+            return
         repository, commit, files = found
         siblings = []
         for file, content in sorted(files.items()):
@@ -272,8 +278,9 @@ class Handler(BaseHTTPRequestHandler):
                 content = repository.commits[commit][file]
                 if file in self.fake.wrong:
                     content = bytes(len(content))
-                return self._send(200, content, {"Accept-Ranges": "bytes"})
-        return self.refuse(404)
+                self._send(200, content, {"Accept-Ranges": "bytes"})
+                return
+        self.refuse(404)
 
     def _send(self, status: int, content: bytes, headers: Mapping[str, str]) -> None:
         asked = self.headers.get("Range", "")
@@ -318,3 +325,13 @@ class Handler(BaseHTTPRequestHandler):
 def git_hash(content: bytes) -> str:
     """Return the id that git gives a file."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def gguf(file_type: int, *, seed: int = 0) -> bytes:
+    """Return a small whole GGUF file: a header that states its quantization, and one tensor."""
+    key = b"general.file_type"
+    name = b"w"
+    head = b"GGUF" + struct.pack("<IQQ", 3, 1, 1)
+    head += struct.pack("<Q", len(key)) + key + struct.pack("<II", 4, file_type)
+    head += struct.pack("<Q", len(name)) + name + struct.pack("<IQIQ", 1, 64, 0, 0)
+    return head + bytes(-len(head) % 32) + bytes([seed]) * 256

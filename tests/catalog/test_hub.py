@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import itertools
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from fake_hub import FakeHub
+from fake_hub import FakeHub, gguf
 
 from workbench.catalog import Card
 from workbench.catalog.card import GgufSource
@@ -103,7 +104,9 @@ def test_other_programs_find_the_download_offline(fake_hub: FakeHub) -> None:
     found = None
     fake_hub.add(NAME, files())
     found = locate(CARD)
-    assert try_to_load_from_cache(NAME, "config.json", hub_cache()) == str(found.path / "config.json")
+    assert try_to_load_from_cache(NAME, "config.json", hub_cache()) == str(
+        found.path / "config.json"
+    )
     folder = snapshot_download(
         NAME, cache_dir=hub_cache(), local_files_only=True, allow_patterns=sorted(WANTED)
     )
@@ -135,7 +138,9 @@ def test_a_cut_connection_is_taken_up_where_it_broke(fake_hub: FakeHub) -> None:
     fake_hub.cut(after=100_000, times=2, where=SHARD)
     found = locate(CARD)
     assert (found.path / SHARD).read_bytes() == made.files[SHARD]
-    asked = [each.headers.get("range") for each in fake_hub.downloads(SHARD) if each.server != "hub"]
+    asked = [
+        each.headers.get("range") for each in fake_hub.downloads(SHARD) if each.server != "hub"
+    ]
     assert asked == [None, "bytes=100000-", "bytes=200000-"]
     assert fake_hub.sent(SHARD) == len(made.files[SHARD])
 
@@ -161,8 +166,7 @@ def test_a_killed_download_goes_on_where_it_was(fake_hub: FakeHub, tmp_path: Pat
     made = fake_hub.add(NAME, files(**{SHARD: weights(3_000_000)}))
     fake_hub.pause = 0.01
     code = (
-        "from workbench.catalog import Card, locate\n"
-        f"locate(Card(id='small', repository={NAME!r}))"
+        f"from workbench.catalog import Card, locate\nlocate(Card(id='small', repository={NAME!r}))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code], env={**os.environ, "WORKBENCH_QUIET": "1"}
@@ -462,7 +466,7 @@ def test_a_large_repository_is_listed_page_by_page(fake_hub: FakeHub) -> None:
 
 
 def test_ready_gguf_files(fake_hub: FakeHub) -> None:
-    f16 = gguf()
+    f16 = gguf(1)
     repository = "owner/small-GGUF"
     split = {f"deep/small-Q8_0-{n:05}-of-00002.gguf": f16 for n in (1, 2)}
     fake_hub.add(
@@ -482,22 +486,6 @@ def test_ready_gguf_files(fake_hub: FakeHub) -> None:
     assert find_local(card, quantization="Q8_0") is None
     with pytest.raises(NotFoundError, match=r"Q5_K_M.*It has BF16, F16, Q8_0"):
         locate(card, quantization="Q5_K_M")
-
-
-def gguf() -> bytes:
-    """Return a small whole GGUF file: a header and one tensor."""
-    numpy = importlib.import_module("numpy")
-    writer = importlib.import_module("gguf").GGUFWriter
-    path = hub_cache().parent / "made.gguf"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    made = writer(path, "llama")
-    made.add_file_type(1)
-    made.add_tensor("w", numpy.zeros((4, 32), dtype="float16"))
-    made.write_header_to_file()
-    made.write_kv_data_to_file()
-    made.write_tensors_to_file()
-    made.close()
-    return path.read_bytes()
 
 
 def test_two_downloads_at_once_fetch_each_file_once(fake_hub: FakeHub) -> None:
@@ -528,7 +516,7 @@ def test_progress_counts_the_bytes_that_are_left(
     download(NAME, lambda names: sorted(WANTED), quiet=True)
     total = round(sum(len(made.files[name]) for name in WANTED) / 1e6, 1)
     assert seen[-1] == (total, total)
-    assert all(early <= late for (early, _), (late, _) in zip(seen, seen[1:], strict=False))
+    assert all(early <= late for (early, _), (late, _) in itertools.pairwise(seen))
 
 
 def test_the_embedded_model_goes_through_a_hub(fake_hub: FakeHub) -> None:

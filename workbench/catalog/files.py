@@ -6,9 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from workbench.catalog.header import check_gguf
+from workbench.catalog.header import check_gguf, check_safetensors, gguf_parts
 from workbench.catalog.wanted import PICKLES, pickle_error, split_part, without_copies
-from workbench.errors import FormatError, NotFoundError, UnsupportedError
+from workbench.errors import NotFoundError, UnsupportedError
 from workbench.paths import sha256
 
 Kind = Literal["safetensors", "gguf"]
@@ -68,9 +68,9 @@ def files_at(path: Path) -> ModelFiles:
     """Return the model at a path: a GGUF file, or a folder with one model.
 
     Raises:
-        NotFoundError: The folder holds no weights, or parts of a split file are missing.
+        NotFoundError: The folder holds no weights.
         UnsupportedError: The weights are pickles, or the folder holds several GGUF files.
-        FormatError: A file is damaged or cut off.
+        FormatError: A file is damaged or cut off, or a part of a split one is missing.
     """
     return _file(path) if path.is_file() else _folder(path)
 
@@ -79,20 +79,9 @@ def gguf_files(path: Path) -> ModelFiles:
     """Return a GGUF file with the other parts of it, each checked; its name does not matter.
 
     Raises:
-        NotFoundError: Parts of it are missing.
-        FormatError: A part is damaged or cut off.
+        FormatError: A part is missing, damaged or cut off.
     """
-    part = split_part(path.name)
-    parts: tuple[Path, ...] = (path,)
-    if part is not None:
-        parts = tuple(path.with_name(name) for name in part.names)
-        missing = [each.name for each in parts if not each.is_file()]
-        if missing:
-            raise NotFoundError(
-                f"{path.name} is one of {len(parts)} parts; {', '.join(missing[:4])} "
-                f"{'is' if len(missing) == 1 else 'are'} missing beside it.",
-                hint="Download the missing parts into the same folder.",
-            )
+    parts = gguf_parts(path)
     for each in parts:
         check_gguf(each)
     return ModelFiles(path=parts[0], kind="gguf", weights=parts)
@@ -120,7 +109,7 @@ def check_weights(path: Path) -> None:
         FormatError: It is damaged or cut off.
     """
     if path.suffix == ".safetensors":
-        _check_safetensors(path)
+        check_safetensors(path)
     elif path.suffix == ".gguf":
         check_gguf(path)
 
@@ -156,34 +145,3 @@ def _folder(path: Path) -> ModelFiles:
         f"{path} holds no weights: no .safetensors and no .gguf file.",
         hint="Download the model again, or give another folder.",
     )
-
-
-def _check_safetensors(path: Path) -> None:
-    """Check that the header fits and that the file is as long as the header says."""
-    import json
-    import struct
-
-    size = path.stat().st_size
-    problem = f"{path.name} is not a whole safetensors file"
-    with path.open("rb") as stream:
-        head = stream.read(8)
-        length = struct.unpack("<Q", head)[0] if len(head) == 8 else size
-        if length + 8 > size or length > 100_000_000:
-            raise FormatError(f"{problem}: it has {size} bytes.", hint="Download it again.")
-        try:
-            header = json.loads(stream.read(length))
-            end = max(
-                (
-                    entry["data_offsets"][1]
-                    for key, entry in header.items()
-                    if key != "__metadata__"
-                ),
-                default=0,
-            )
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-            raise FormatError(f"{problem}: bad header.", hint="Download it again.") from None
-    if end + 8 + length != size:
-        raise FormatError(
-            f"{problem}: its header describes {end + 8 + length} bytes, it has {size}.",
-            hint="The download was cut off; download it again.",
-        )

@@ -36,6 +36,7 @@ __all__ = [
     "check_gguf_head",
     "fetch",
     "find_local",
+    "form_of",
     "kind_to_fetch",
     "locate",
     "stored_quantization",
@@ -166,6 +167,16 @@ def fetch(
     return dataclasses.replace(
         files, source="hub", repository=snapshot.repository, revision=snapshot.revision
     )
+
+
+def form_of(card: Card, repository: str) -> str | None:
+    """Return which form of a card a repository holds: ``gguf``, ``awq``, ...; None for no form."""
+    source = _gguf_source(card)
+    if source is not None and source.repository == repository:
+        return "gguf"
+    if repository == card.repository:
+        return "safetensors"
+    return next((ready.kind for ready in card.forms if ready.repository == repository), None)
 
 
 def kind_to_fetch(card: Card, kinds: Iterable[str] = ("safetensors", "gguf")) -> Kind | None:

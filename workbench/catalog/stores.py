@@ -23,7 +23,7 @@ from workbench.catalog.files import (
     gguf_files,
     safetensors_files,
 )
-from workbench.catalog.header import check_gguf
+from workbench.catalog.header import FILE_TYPES, check_gguf
 from workbench.catalog.wanted import (
     gguf_wanted,
     quantization_of,
@@ -35,15 +35,6 @@ from workbench.errors import FormatError, NotFoundError, WorkbenchError
 
 _OLLAMA_MODEL = "application/vnd.ollama.image.model"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-
-# llama.cpp: enum llama_ftype, the value of general.file_type.
-FILE_TYPES = {
-    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K",
-    11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S",
-    17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS", 21: "Q2_K_S", 22: "IQ3_XS",
-    23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S", 29: "IQ2_M",
-    30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4_MOE",
-}  # fmt: skip
 
 
 def stored_quantization(path: Path) -> str | None:
@@ -188,9 +179,9 @@ def ollama_models() -> Iterator[OllamaModel]:
     for store in ollama_folders():
         manifests = store / "manifests"
         for path in sorted(manifests.rglob("*")):
-            *parts, name, tag = path.relative_to(manifests).parts
-            if not parts or not path.is_file():
+            if not path.is_file() or len(path.relative_to(manifests).parts) < 3:
                 continue
+            *parts, name, tag = path.relative_to(manifests).parts
             layers = _json(path).get("layers")
             models = [
                 layer
