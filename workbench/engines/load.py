@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import html
 import time
 import weakref
@@ -10,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from workbench.catalog import Card
+from workbench.catalog import Card, fetch
+from workbench.catalog.capabilities import engine_facts
+from workbench.catalog.source import form_of, kind_to_fetch
 from workbench.engines.base import Loading, Session
 from workbench.engines.memory import resident_bytes
 from workbench.engines.model import Model
@@ -83,6 +86,7 @@ def _open(plan: Plan, *, isolate: bool) -> Model:
     began = time.perf_counter()
     try:
         back_end = engine_named(plan.engine)
+        plan = _with_files(plan)
         prepare = getattr(back_end, "prepare", None)
         if prepare is not None:
             plan = prepare(plan)
@@ -102,6 +106,25 @@ def _open(plan: Plan, *, isolate: bool) -> Model:
     model = Model(session, plan, loading=loading, receipt=receipt, isolated=isolate)
     _models.add(model)
     return model
+
+
+def _with_files(plan: Plan) -> Plan:
+    """Return the plan with its files, downloaded now where the engine needs some and none are here.
+
+    Raises:
+        WorkbenchError: As ``workbench.catalog.fetch``.
+    """
+    facts = engine_facts().get(plan.engine)
+    if plan.files is not None or facts is None or not facts.formats:
+        return plan
+    if plan.repository is not None and plan.quantization == "gptq-8":  # not the card's first GPTQ
+        ready = Card(id=plan.card.id, repository=plan.repository)
+        return dataclasses.replace(plan, files=fetch(ready, form="safetensors"))
+    form = form_of(plan.card, plan.repository) if plan.repository else None
+    form = form or kind_to_fetch(plan.card, (*facts.formats, *facts.converts))
+    quantization = plan.quantization if form == "gguf" and plan.quantization != "none" else None
+    files = fetch(plan.card, form=form, quantization=quantization)
+    return dataclasses.replace(plan, files=files)
 
 
 def _here(back_end: Any, plan: Plan) -> tuple[Session, int]:
