@@ -56,6 +56,30 @@ class DownloadError(WorkbenchError):
     """A model could not be fetched: the hub refuses, is not reached, or sent something else."""
 
 
+class MemoryShortError(WorkbenchError):
+    """A model does not fit into the memory that is free; nothing was loaded.
+
+    Args:
+        message: What does not fit, and by how much.
+        hint: What would make it fit.
+        needed: Bytes needed of the memory that is short.
+        free: Bytes free of it.
+        changes: The smallest changes that would make it fit, in sentences.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        needed: int = 0,
+        free: int = 0,
+        changes: tuple[str, ...] = (),
+    ) -> None:
+        self.needed, self.free, self.changes = needed, free, changes
+        super().__init__(message, hint=hint)
+
+
 class DiskSpaceError(WorkbenchError):
     """There is not enough free disk space; nothing was written."""
 

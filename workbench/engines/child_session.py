@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.engines import plain
 from workbench.engines.base import Power
 from workbench.engines.child import Child
+from workbench.engines.memory import Grown
 from workbench.errors import WorkbenchError
 from workbench.messages import Message, Piece, Reply, Sampling
 from workbench.planning import Plan
@@ -39,13 +40,13 @@ class ChildSession:
 
     Attributes:
         powers: What the model there can do.
-        grown_bytes: Growth of the child's resident memory by loading.
+        grown: What loading added to the child's memory.
     """
 
     def __init__(self, child: Child, opened: dict[str, Any]) -> None:
         self._child = child
         self.powers = frozenset(Power(name) for name in opened["powers"])
-        self.grown_bytes = int(opened["grown_bytes"])
+        self.grown = Grown(**opened["grown"])
 
     @property
     def pid(self) -> int:

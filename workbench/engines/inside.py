@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import ctypes
+import dataclasses
 import importlib
 import inspect
 import os
@@ -144,15 +145,15 @@ class Server:
         raise EngineError(f"The child process was asked for {operation!r}, which it does not know.")
 
     def _open(self, request: dict[str, Any]) -> dict[str, Any]:
-        from workbench.engines.memory import resident_bytes
+        from workbench.engines.memory import Growth
         from workbench.engines.registry import engine
 
-        before = resident_bytes()
         plan = plain.to_plan(request["plan"])
+        growth = Growth(plan.engine, plan.device)
         self._session = engine(plan.engine).open(plan)
         return {
             "powers": sorted(self._session.powers),
-            "grown_bytes": resident_bytes() - before,
+            "grown": dataclasses.asdict(growth.end()),
         }
 
     def _call(self, request: dict[str, Any]) -> Any:

@@ -15,13 +15,14 @@ from workbench.catalog import Card, fetch
 from workbench.catalog.capabilities import engine_facts
 from workbench.catalog.source import form_of, kind_to_fetch
 from workbench.engines.base import Loading, Session
-from workbench.engines.memory import resident_bytes
+from workbench.engines.memory import Grown, Growth
 from workbench.engines.model import Model
 from workbench.engines.registry import engine as engine_named
 from workbench.errors import EngineError, WorkbenchError
-from workbench.planning import Plan
+from workbench.memory.ledger import KEY, beside
+from workbench.planning import Plan, require_memory
 from workbench.planning import plan as make_plan
-from workbench.receipts import Receipt, write
+from workbench.receipts import Receipt, known_sha256, write
 
 _models: weakref.WeakSet[Model] = weakref.WeakSet()
 
@@ -38,6 +39,7 @@ def load(
     threads: int | None = None,
     adapter: str | Path | None = None,
     isolate: bool = False,
+    force: bool = False,
     **options: Any,
 ) -> Model:
     """Load a model and leave a receipt of it; whatever is given is kept, the rest is chosen.
@@ -54,7 +56,9 @@ def load(
         adapter: Folder of a LoRA adapter to load on top.
         isolate: Open it in a process of its own: a crash there leaves this one alive, and closing
             frees everything for certain; ``model.raw`` is not to be had.
-        options: Further arguments of the engine.
+        force: Load also what does not fit into the memory that is free.
+        options: Further arguments of ``plan`` (``batch``, ``policy`` ...) and of the
+            engine.
 
     Raises:
         NotFoundError: No such card, folder or file.
@@ -62,6 +66,7 @@ def load(
         UnsupportedError: The engine cannot do this quantization or this file format.
         MissingPackageError: The engine's package is not installed.
         FormatError: A file is damaged or cut off.
+        MemoryShortError: It cannot fit into what is free now; nothing was loaded.
         EngineError: Loading failed; a receipt keeps the reason.
     """
     if isinstance(model, Plan):
@@ -79,13 +84,15 @@ def load(
             adapter=adapter,
             **options,
         )
-    return _open(chosen, isolate=isolate)
+    return _open(chosen, isolate=isolate, force=force)
 
 
-def _open(plan: Plan, *, isolate: bool) -> Model:
+def _open(plan: Plan, *, isolate: bool, force: bool) -> Model:
     began = time.perf_counter()
     try:
         back_end = engine_named(plan.engine)
+        if not force:
+            require_memory(plan)
         plan = _with_files(plan)
         prepare = getattr(back_end, "prepare", None)
         if prepare is not None:
@@ -100,9 +107,9 @@ def _open(plan: Plan, *, isolate: bool) -> Model:
     loading = Loading(
         seconds=time.perf_counter() - began,
         weight_bytes=plan.files.weight_bytes() if plan.files else 0,
-        rss_bytes=grown,
+        rss_bytes=grown.host_bytes,
     )
-    receipt = _leave_receipt(plan, isolate=isolate, loading=loading)
+    receipt = _leave_receipt(plan, isolate=isolate, loading=loading, grown=grown)
     model = Model(session, plan, loading=loading, receipt=receipt, isolated=isolate)
     _models.add(model)
     return model
@@ -127,17 +134,33 @@ def _with_files(plan: Plan) -> Plan:
     return dataclasses.replace(plan, files=files)
 
 
-def _here(back_end: Any, plan: Plan) -> tuple[Session, int]:
-    before = resident_bytes()
+def _here(back_end: Any, plan: Plan) -> tuple[Session, Grown]:
+    growth = Growth(plan.engine, plan.device)
     session: Session = back_end.open(plan)
-    return session, resident_bytes() - before
+    return session, growth.end()
 
 
-def _isolated(plan: Plan) -> tuple[Session, int]:
+def _isolated(plan: Plan) -> tuple[Session, Grown]:
     from workbench.engines.child_session import open_in_child
 
     session = open_in_child(plan)
-    return session, session.grown_bytes
+    return session, session.grown
+
+
+def _beside_estimate(plan: Plan, grown: Grown) -> dict[str, Any]:
+    """Return what the ledger reads: the estimate beside what the load added."""
+    if plan.estimate is None:
+        return {}
+    measured = grown.host_bytes if plan.device == "cpu" else grown.device_bytes
+    found = beside(
+        plan.estimate,
+        measured or 0,
+        moment="load",
+        counter="resident set" if plan.device == "cpu" else grown.counter,
+        device=plan.device,
+        family=plan.card.family,
+    )
+    return {KEY: found} if found else {}
 
 
 def _named(error: Exception, plan: Plan) -> WorkbenchError:
@@ -150,7 +173,12 @@ def _named(error: Exception, plan: Plan) -> WorkbenchError:
 
 
 def _leave_receipt(
-    plan: Plan, *, isolate: bool, loading: Loading | None = None, reason: str | None = None
+    plan: Plan,
+    *,
+    isolate: bool,
+    loading: Loading | None = None,
+    grown: Grown | None = None,
+    reason: str | None = None,
 ) -> Path | None:
     """Write the receipt; a full disk must not take a loaded model away again."""
     result: dict[str, Any] = {}
@@ -159,10 +187,14 @@ def _leave_receipt(
             "load_seconds": round(loading.seconds, 4),
             "weight_bytes": loading.weight_bytes,
             "rss_growth_bytes": loading.rss_bytes,
+            **(_beside_estimate(plan, grown) if grown else {}),
         }
     receipt = Receipt(
         what="load",
         model=plan.card.id,
+        revision=plan.files.revision if plan.files else None,
+        sha256=known_sha256(plan.files.weights) if plan.files else None,
+        form=plan.files.kind if plan.files else None,
         plan=plan.describe(),
         parameters={"isolate": isolate},
         outcome="failed" if loading is None else "done",

@@ -1,8 +1,9 @@
 """Plans: which engine, form, context and offload a card gets on a machine, and why."""
 
+from workbench.planning.check import require_memory
 from workbench.planning.choose import plan
 from workbench.planning.estimates import estimate
 from workbench.planning.given import AUTO
 from workbench.planning.plan import Plan
 
-__all__ = ["AUTO", "Plan", "estimate", "plan"]
+__all__ = ["AUTO", "Plan", "estimate", "plan", "require_memory"]
