@@ -66,6 +66,7 @@ class FakeHub:
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
         self.wrong: set[str] = set()
+        self.xet: set[str] = set()
         self.pause = 0.0
         self.lock = threading.Lock()
         self.hub = self._serve("hub")
@@ -267,6 +268,8 @@ class Handler(BaseHTTPRequestHandler):
                 "X-Linked-Etag": f'"{hashlib.sha256(content).hexdigest()}"',
                 "Location": f"{self.fake.network_url}/{name}/{commit}/{file}?signature=secret",
             }
+            if file in self.fake.xet:
+                headers |= {"X-Xet-Hash": "f" * 64, "X-Xet-Refresh-Route": f"{self.fake.url}/xet"}
             self._send(302, b"", headers)
         else:
             self._send(200, content, {**headers, "ETag": f'"{git_hash(content)}"'})

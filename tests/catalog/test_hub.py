@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib
 import itertools
@@ -530,3 +531,47 @@ def test_the_embedded_model_goes_through_a_hub(fake_hub: FakeHub) -> None:
     found = locate(Card(id="tiny", repository="owner/tiny"))
     local = locate(Card(id="local", path=str(folder)))
     assert found.content_hash() == local.content_hash()
+
+
+def test_what_xet_serves_is_left_to_the_library_and_verified(
+    fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = importlib.import_module("huggingface_hub.file_download")
+    made = fake_hub.add(NAME, files())
+    fake_hub.xet.add(SHARD)
+    content = [bytes(len(made.files[SHARD]))]
+
+    def arrive(*, incomplete_path: Path, **_: Any) -> None:  # in place of the native client
+        incomplete_path.write_bytes(content[0])
+
+    monkeypatch.setattr(client, "xet_get", arrive)
+    with pytest.raises(FormatError, match=SHARD):
+        locate(CARD)
+    assert find_local(CARD) is None
+    content[0] = made.files[SHARD]
+    found = locate(CARD)
+    assert (found.path / SHARD).read_bytes() == made.files[SHARD]
+    assert not fake_hub.downloads(SHARD)
+    constants = importlib.import_module("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    (found.path / SHARD).resolve().unlink()
+    locate(CARD)
+    assert fake_hub.sent(SHARD) == len(made.files[SHARD])
+
+
+def test_a_cache_that_is_only_read_serves_all_the_same(
+    fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_hub.add(NAME, files())
+    found = locate(CARD)
+
+    def refused(self: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(self))
+
+    for name in ("mkdir", "write_text", "write_bytes", "unlink", "replace", "touch"):
+        monkeypatch.setattr(Path, name, refused)
+    assert locate(CARD).path == found.path
+    assert fetch(CARD).path == found.path
+    fake_hub.add("owner/other", files())
+    with pytest.raises(InputError, match=r"cannot be written.*Read-only"):
+        locate(Card(id="other", repository="owner/other"))

@@ -213,10 +213,13 @@ def _remember(folder: Path, revision: str, commit: str) -> None:
     path = folder / "refs" / revision
     if ".." in Path(revision).parts or Path(revision).is_absolute():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".ref-{os.getpid()}"  # not within refs/, where every file is a branch
-    partial.write_text(commit, encoding="utf-8")
-    partial.replace(path)
+    with contextlib.suppress(OSError):  # a cache that is only read serves all the same
+        if path.is_file() and path.read_text(encoding="utf-8") == commit:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = folder / f".ref-{os.getpid()}"  # not within refs/, where every file is a branch
+        partial.write_text(commit, encoding="utf-8")
+        partial.replace(path)
 
 
 @contextlib.contextmanager

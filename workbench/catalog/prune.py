@@ -87,7 +87,8 @@ def prune(
 ) -> Pruning:
     """Return what would be freed; only the Hugging Face cache and our converted files are touched.
 
-    What is being downloaded right now is left out. Each condition narrows: ``partial`` with ``older_than`` takes partial downloads that are old.
+    What is being downloaded right now is left out. Each condition narrows: ``partial`` with
+    ``older_than`` takes partial downloads that are old.
 
     Args:
         cards: The catalog.

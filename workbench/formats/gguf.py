@@ -74,7 +74,7 @@ def convert(
         DiskSpaceError: There is no room for the result; nothing was written.
         MissingPackageError: A package is not installed.
     """
-    stored, label = _check_source(files), name or files.path.name
+    stored, label = _check_source(files), name or files.label
     tokenizer = read_tokenizer(files.path)
     check_rows(files.path, token_ids(tokenizer), name=label)
     chosen = _float_name(dtype, stored)
@@ -208,7 +208,7 @@ def _describe(entry: Path, files: ModelFiles) -> None:
     about = entry / "about.json"
     if not about.is_file():
         with atomic_file(about) as partial:
-            partial.write_text(json.dumps({"source": files.path.name}) + "\n")
+            partial.write_text(json.dumps({"source": files.label}) + "\n")
 
 
 def known_quantization(name: str) -> str:
