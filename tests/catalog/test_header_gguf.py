@@ -29,6 +29,7 @@ from workbench.catalog.header import (
 from workbench.errors import FormatError, InputError, NotFoundError
 from workbench.formats import ensure_gguf
 from workbench.formats.converter import converter
+from workbench.paths import shipped
 
 
 @pytest.fixture(scope="session")
@@ -82,6 +83,16 @@ def test_a_card_of_a_gguf_has_its_facts(f32: Path) -> None:
     assert card.architecture.layers == 5
     assert card.architecture.vocab_size == 2816
     assert wb.plan(f32).context == 2048
+
+
+def test_the_converted_model_says_the_same_as_its_source(f32: Path) -> None:
+    source, converted = read_header(shipped("data", "tiny-chat")), read_header(f32)
+    assert converted.parameters == source.parameters
+    assert converted.context_length == source.context_length
+    assert converted.tied_embeddings == source.tied_embeddings == "once"
+    assert (converted.file_type, converted.stored) == ("F32", None)
+    said = source.architecture()
+    assert converted.architecture().changed(classes=said.classes) == said
 
 
 def test_the_tables_of_types_are_those_of_the_library() -> None:

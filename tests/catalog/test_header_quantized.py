@@ -156,7 +156,9 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any] | None, dict[str, Any], in
 
 
 def model(folder: Path, tensors: dict[str, Any], said: dict[str, Any] | None) -> Header:
-    config = {"model_type": "llama", "tie_word_embeddings": False} | ({"quantization_config": said} if said else {})
+    config = {"model_type": "llama", "tie_word_embeddings": False} | (
+        {"quantization_config": said} if said else {}
+    )
     return read_header(save_model(folder, {**REST, **tensors}, config))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from workbench.catalog.architecture import (
@@ -15,90 +15,22 @@ from workbench.catalog.architecture import (
     Vision,
 )
 from workbench.catalog.header_count import Counted
-from workbench.catalog.header_roles import AUDIO, ROUTED, VISION
-from workbench.settings import Settings
+from workbench.catalog.header_facts import Facts, Shapes, active, cache_bytes, checked
+from workbench.catalog.header_roles import AUDIO, VISION
 
 MOST_LAYERS = 65_536
-_MOST = 1 << 50
 _TEXT = ("text_config", "llm_config", "language_config")
 # Every n-th layer sees all, the others slide: fixed by the architecture's published code where
 # config.json does not say it.
 _PERIODS = {"gemma2": 2, "gemma3": 6, "gemma3_text": 6, "gpt_oss": 2, "cohere2": 4}
+# A tensor that only a layer with attention has; and one that only a layer without it has.
+_ATTENDS = re.compile(
+    r"\.([0-9]{1,5})\.(?:.*\.)?(?:self_attn|self_attention|attn|attention|mixer)\."
+    r"(?:(?:q|k|qkv|q_a|q_b|kv_b)_proj|kv_a_proj\w*|query_key_value|c_attn|Wqkv|W_pack|query)\."
+)
+_LAYER = re.compile(r"\.(?:layers|h|blocks)\.([0-9]{1,5})\.")
+_STATE = re.compile(r"\.(mamba|mixer|ssm)\.")
 _ALL_SLIDE = ("mistral", "mixtral", "phi3", "phimoe", "starcoder2")
-
-
-class Facts:
-    """A mapping from an untrusted file, asked for values of the expected kind."""
-
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self.values = values
-
-    def number(self, *names: str) -> int | None:
-        """Return the first positive whole number among these names."""
-        found = (self.values.get(name) for name in names)
-        return next((n for n in found if type(n) is int and 0 < n < _MOST), None)
-
-    def count(self, *names: str) -> int | None:
-        """Return the first whole number, 0 included, among these names."""
-        found = (self.values.get(name) for name in names)
-        return next((n for n in found if type(n) is int and 0 <= n < _MOST), None)
-
-    def words(self, *names: str) -> tuple[str, ...]:
-        """Return the first list of texts among these names."""
-        for name in names:
-            value = self.values.get(name)
-            if isinstance(value, list) and value and all(isinstance(w, str) for w in value):
-                return tuple(value)
-        return ()
-
-    def flag(self, name: str) -> bool | None:
-        """Return a truth value, None where there is none."""
-        value = self.values.get(name)
-        return value if isinstance(value, bool) else None
-
-    def text(self, name: str) -> str | None:
-        """Return a text, None where there is none."""
-        value = self.values.get(name)
-        return value[:80] if isinstance(value, str) else None
-
-    def inner(self, *names: str) -> Facts:
-        """Return the first mapping among these names, else an empty one."""
-        found = (self.values.get(name) for name in names)
-        return Facts(next((value for value in found if isinstance(value, Mapping)), {}))
-
-
-class Shapes:
-    """Widths that the stored tensors of the language part show."""
-
-    def __init__(self, counted: Iterable[Counted]) -> None:
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        self._packed: set[str] = set()
-        for each in counted:
-            name = each.tensor.name
-            if VISION.search(name) or AUDIO.search(name):
-                continue
-            end = ".".join(name.split(".")[-2:])
-            self._shapes.setdefault(end, each.tensor.shape)
-            if each.method == "bnb" and each.bits == 4:
-                self._packed.add(end)
-
-    def rows(self, module: str) -> int | None:
-        """Return the output width of a linear module, for example ``q_proj``."""
-        for end in ("weight", "weight_packed"):
-            shape = self._shapes.get(f"{module}.{end}")
-            if shape and f"{module}.{end}" not in self._packed:
-                return shape[0]
-        shape = self._shapes.get(f"{module}.scales")
-        return shape[-1] if shape and f"{module}.qweight" in self._shapes else None
-
-    def width(self, name: str) -> int | None:
-        """Return the length of a vector, for example ``q_norm.weight``."""
-        shape = self._shapes.get(name)
-        return shape[0] if shape and len(shape) == 1 else None
-
-    def has(self, name: str) -> bool:
-        """Return whether a tensor's name ends so."""
-        return name in self._shapes
 
 
 def architecture_of_config(
@@ -122,7 +54,7 @@ def architecture_of_config(
     latent = _latent(text)
     head_dim = None if latent else _head_dim(text, shapes, heads)
     kv_heads = _kv_heads(text, shapes, heads, head_dim)
-    attending = _attention_layers(text, layers)
+    attending = _attention_layers(text, layers, counted)
     experts = _experts(text)
     owning = _kv_layers(text, layers)
     facts = {
@@ -158,53 +90,6 @@ def architecture_of_config(
         ),
     }
     return Architecture.of({name: value for name, value in facts.items() if value is not None})
-
-
-def cache_bytes(
-    layers: int | None,
-    kv_heads: int | None,
-    key_width: int | None,
-    value_width: int | None,
-    latent: LatentAttention | None,
-) -> int | None:
-    """Return bytes of keys and values of one token at 16 bit; MLA keeps one latent (2 bytes each).
-
-    Args:
-        layers: Layers that keep keys and values.
-        kv_heads: Heads of each.
-        key_width: Width of a key head.
-        value_width: Width of a value head.
-        latent: Multi-head latent attention, which keeps ``kv_lora_rank + qk_rope_head_dim``.
-    """
-    if layers is None:
-        return None
-    if latent is not None:
-        return 2 * layers * (latent.kv_lora_rank + latent.qk_rope_head_dim)
-    if not kv_heads or not key_width or not value_width:
-        return None
-    return 2 * layers * kv_heads * (key_width + value_width)
-
-
-def active(
-    counted: Iterable[Counted], parameters: int | None, experts: Experts | None
-) -> int | None:
-    """Return the parameters that a token passes: all but the experts that are not picked."""
-    if parameters is None or experts is None:
-        return parameters
-    routed = [each for each in counted if ROUTED.search(each.tensor.name)]
-    total = sum(each.weights or 0 for each in routed)
-    if not total:
-        return None
-    return parameters - total + total * experts.experts_per_token // experts.experts
-
-
-def checked(make: Callable[..., Settings], **facts: Any) -> Any:
-    """Return ``make(**facts)``, or None where a required fact is missing or out of range."""
-    known = {name: value for name, value in facts.items() if value is not None}
-    try:
-        return make(**known)
-    except ValueError:  # pydantic's ValidationError is one
-        return None
 
 
 def _head_dim(text: Facts, shapes: Shapes, heads: int | None) -> int | None:
@@ -340,21 +225,28 @@ def _state_space(text: Facts) -> StateSpace | None:
     return made
 
 
-def _attention_layers(text: Facts, layers: int | None) -> tuple[int, ...] | None:
-    """Return the layers that attend, where the file lists layers of another kind."""
+def _attention_layers(
+    text: Facts, layers: int | None, counted: Iterable[Counted]
+) -> tuple[int, ...] | None:
+    """Return the layers that attend; None where all do, or nothing tells."""
     kinds = text.words("layer_types", "layers_block_type")
     letters = text.text("hybrid_override_pattern")
+    found: Iterable[int]
     if letters and re.fullmatch(r"[M*E-]+", letters):
-        return tuple(at for at, letter in enumerate(letters) if letter == "*")
-    indices = text.values.get("attn_layer_indices")
-    if isinstance(indices, list) and all(type(at) is int and at >= 0 for at in indices):
-        return tuple(indices)
-    others = [kind for kind in kinds if "attention" not in kind or "linear" in kind]
-    if not others or len(kinds) != layers:
-        return None
-    return tuple(
-        at for at, kind in enumerate(kinds) if "attention" in kind and "linear" not in kind
-    )
+        found = (at for at, letter in enumerate(letters) if letter == "*")
+    elif kinds and len(kinds) == layers:
+        attend = ["attention" in kind and "linear" not in kind for kind in kinds]
+        found = (at for at, does in enumerate(attend) if does)
+    else:
+        names = [each.tensor.name for each in counted if not VISION.search(each.tensor.name)]
+        present = {int(match[1]) for name in names if (match := _LAYER.search(name))}
+        matches = (_ATTENDS.search(name) for name in names)
+        found = sorted({int(match[1]) for match in matches if match})
+        whole = layers is not None and present >= set(range(layers))
+        if not whole or not (found or any(_STATE.search(name) for name in names)):
+            return None
+    attending = tuple(at for at in found if layers is not None and at < layers)
+    return None if len(attending) == layers else attending
 
 
 def _kv_layers(text: Facts, layers: int | None) -> int | None:

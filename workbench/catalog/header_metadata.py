@@ -13,8 +13,9 @@ from workbench.catalog.architecture import (
     StateSpace,
 )
 from workbench.catalog.gguf_header import GgufArray
-from workbench.catalog.header_config import MOST_LAYERS, Facts, active, cache_bytes, checked
+from workbench.catalog.header_config import MOST_LAYERS
 from workbench.catalog.header_count import Counted
+from workbench.catalog.header_facts import Facts, active, cache_bytes, checked
 
 # Every n-th layer sees all, the others slide: fixed in llama.cpp where the file does not say it.
 _PERIODS = {"gemma2": 2, "gemma3": 6, "gpt-oss": 2, "cohere2": 4, "gemma3n": 5}
@@ -195,8 +196,7 @@ def _attention_layers(
     if len(each) >= layers:
         return tuple(at for at in range(layers) if each[at] > 0)
     ends = ("attn_k.weight", "attn_kv_a_mqa.weight")
-    found = tuple(at for at in range(layers) if any(f"blk.{at}.{end}" in names for end in ends))
-    return found or None
+    return tuple(at for at in range(layers) if any(f"blk.{at}.{end}" in names for end in ends))
 
 
 def _uneven_cache(

@@ -13,8 +13,9 @@ from typing import Any, Literal
 from workbench.catalog.architecture import Architecture
 from workbench.catalog.card import StoredForm
 from workbench.catalog.gguf_header import FILE_TYPES
-from workbench.catalog.header_config import Facts, architecture_of_config
+from workbench.catalog.header_config import architecture_of_config
 from workbench.catalog.header_count import Counted, count_gguf, count_safetensors
+from workbench.catalog.header_facts import Facts
 from workbench.catalog.header_metadata import architecture_of_metadata
 from workbench.catalog.header_roles import embedding, output, role
 from workbench.catalog.header_stored import stored_gguf, stored_safetensors
