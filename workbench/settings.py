@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from workbench.errors import InputError, NotFoundError, did_you_mean
 
@@ -28,6 +29,14 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # Python takes true for 1: ``layers: yes`` would be one layer.
+        if isinstance(value, bool) and info.field_name in _number_fields(cls):
+            raise ValueError("Input should be a number, not true or false")
+        return value
 
     @classmethod
     def of(cls, values: Mapping[str, Any], *, source: str = "arguments") -> Self:
@@ -67,6 +76,17 @@ class Settings(BaseModel):
 SettingsType = TypeVar("SettingsType", bound=Settings)
 
 
+@functools.cache
+def _number_fields(settings: type[BaseModel]) -> frozenset[str]:
+    """Return the fields that are numbers, or None, and nothing else."""
+    numbers = {int, float, type(None)}
+    return frozenset(
+        name
+        for name, field in settings.model_fields.items()
+        if {*(get_args(field.annotation) or (field.annotation,))} <= numbers
+    )
+
+
 def _sentence(error: ValidationError, settings: type[BaseModel]) -> str:
     lines = []
     for item in error.errors():
@@ -80,7 +100,8 @@ def _sentence(error: ValidationError, settings: type[BaseModel]) -> str:
             lines.append(f"{where} is missing.")
         else:
             quote = " (a text needs quotes here)" if _needs_quotes(item["type"], given) else ""
-            lines.append(f"{where} = {_shown(given)}: {item['msg']}{quote}.")
+            reason = item["msg"].removeprefix("Value error, ")
+            lines.append(f"{where} = {_shown(given)}: {reason}{quote}.")
     return " ".join(lines)
 
 
@@ -130,6 +151,8 @@ def read_text(path: Path, *, most_bytes: int = MOST_BYTES) -> str:
     Raises:
         InputError: It is larger than ``most_bytes``, not UTF-8, or cannot be read.
     """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is no file that can be read.")
     try:
         with path.open("rb") as stream:
             data = stream.read(most_bytes + 1)

@@ -79,6 +79,15 @@ def test_config_json_stands_for_its_folder() -> None:
     assert catalog().add(TINY / "config.json", card_id="mine").path == str(TINY)
 
 
+def test_an_extending_card_is_added_whole(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("id: mine\nextends: tiny-chat\n", encoding="utf-8")
+    catalog().add(tmp_path / "mine.yaml")
+    card = catalog()["mine"]
+    assert card.extends is None
+    assert locate(card).path == TINY
+    assert card.architecture == catalog()["tiny-chat"].architecture
+
+
 def test_a_gguf_file_becomes_a_card(tmp_path: Path) -> None:
     path = gguf(tmp_path / "My Model-Q8.gguf")
     card = catalog().add(path)

@@ -35,6 +35,10 @@ WRONG = {
     "wrong type": ("id: x\ncontext_length: long", "context_length = 'long'"),
     "a word that YAML reads": ("id: x\nlanguages: [no]", "a text needs quotes here"),
     "negative size": ("id: x\narchitecture: {layers: -3}", "architecture.layers = -3"),
+    "a truth value": (
+        "id: x\nn_gpu_layers: yes",
+        "n_gpu_layers = True: Input should be a number",
+    ),
     "no number": ("id: x\nsampling: {temperature: .inf}", "sampling.temperature = inf"),
     "unknown task": ("id: x\ntasks: [chta]", "tasks.0 = 'chta'"),
     "no id": ("licence: MIT", "id is missing"),

@@ -64,9 +64,28 @@ def test_folders_of_the_environment_come_last(
     put(tmp_path / "two", "more.yml", "id: more\n")
     both = os.pathsep.join([str(tmp_path / "one"), str(tmp_path / "two"), str(tmp_path / "none")])
     monkeypatch.setenv("WORKBENCH_CARDS", both)
-    shelf = catalog()
+    with pytest.warns(UserWarning, match=r"none does not exist.*WORKBENCH_CARDS"):
+        shelf = catalog()
     assert (shelf["tiny-chat"].notes, shelf["tiny-chat"].licence) == ("second", "MIT")
     assert "more" in shelf
+
+
+def test_a_card_file_given_by_path_is_read_as_in_its_folder(tmp_path: Path) -> None:
+    path = put(tmp_path, "mine.yaml", "extends: qwen3-8b\npath: x.gguf\n")
+    card = resolve(path)
+    assert (card.id, card.repository) == ("qwen3-8b", "Qwen/Qwen3-8B")
+    assert card.expanded_path() == tmp_path / "x.gguf"
+
+
+def test_a_pipe_or_folder_among_the_cards_blocks_nothing() -> None:
+    put(user_folder(), "good.yaml", "id: good\n")
+    os.mkfifo(user_folder() / "pipe.json")
+    (user_folder() / "folder.yaml").mkdir()
+    (user_folder() / "gone.yaml").symlink_to(user_folder() / "nowhere")
+    with pytest.warns(UserWarning, match=r"gone\.yaml does not exist"):
+        assert "good" in catalog()
+    with pytest.raises(InputError, match="is no file"):
+        resolve(user_folder() / "pipe.json")
 
 
 def test_the_table_says_where_a_card_came_from() -> None:
@@ -113,6 +132,12 @@ def test_a_card_shows_all_it_says() -> None:
     text = catalog()["kimi-k2-instruct"]._repr_mimebundle_()["text/plain"]
     assert "architecture.latent_attention.kv_lora_rank" in text
     assert "1,026,408,209,408" in text
+
+
+def test_in_named_folders_no_card_may_be_wrong(tmp_path: Path) -> None:
+    put(tmp_path, "mine.yaml", "id: mine\nfallback: mine\n")
+    with pytest.raises(InputError, match="mine -> mine"):
+        Shelf((tmp_path,))
 
 
 def test_hidden_and_other_files_are_no_cards() -> None:

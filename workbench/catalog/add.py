@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.catalog.card import Card, expanded
 from workbench.catalog.card_text import write_card
-from workbench.catalog.folder import ENDINGS, Placed, cards_of_file, user_folder
+from workbench.catalog.folder import Placed, is_card_file, only_card, user_folder
 from workbench.catalog.from_files import card_of_path, card_of_repository
 from workbench.errors import InputError, NotFoundError
+from workbench.paths import shipped
 
 if TYPE_CHECKING:
     from workbench.catalog.shelf import Shelf
@@ -57,9 +58,9 @@ def add_card(
 def _card_of(source: str, shelf: Shelf) -> Card:
     path = expanded(source)
     if path.exists():
-        if path.suffix in ENDINGS and path.name not in ("config.json", "adapter_config.json"):
-            return _only_card(path, shelf)
-        return _lower(card_of_path(path.parent if path.name == "config.json" else path.resolve()))
+        if is_card_file(path):
+            return _alone(only_card(path, shelf.placed))
+        return _lower(card_of_path(path.resolve()))
     found = _REPOSITORY.fullmatch(source)
     if found is None or source.startswith((".", "/", "~")):
         raise NotFoundError(
@@ -69,15 +70,13 @@ def _card_of(source: str, shelf: Shelf) -> Card:
     return _lower(card_of_repository(found[1]))
 
 
-def _only_card(path: Path, shelf: Shelf) -> Card:
-    cards = cards_of_file(path, shelf.placed)
-    if len(cards) > 1:
-        names = ", ".join(card.id for card in cards[:8])
-        raise InputError(
-            f"{path} holds {len(cards)} models: {names}.",
-            hint=f"Copy the file into {user_folder()}: all its models are found there.",
-        )
-    return cards[0]
+def _alone(card: Card) -> Card:
+    """Make a card that may extend a shipped one stand without it."""
+    given = {key: value for key, value in card.given().items() if key != "extends"}
+    for key in ("path", "projector"):
+        if key in given and not expanded(given[key]).is_absolute():
+            given[key] = str(shipped(*Path(given[key]).parts))
+    return Card.of(given)
 
 
 def _lower(card: Card) -> Card:

@@ -50,8 +50,12 @@ class ReadyForm(Settings):
 class StoredForm(Settings):
     """How the weights of ``repository`` itself are quantized."""
 
-    method: Literal["awq", "gptq", "mxfp4", "fp8", "gguf", "onnx", "bnb", "compressed-tensors"]
+    method: Literal[
+        "awq", "gptq", "mxfp4", "fp8", "gguf", "onnx", "bnb", "compressed-tensors", "mlx", "other"
+    ]
     """The method, as ``quantization_config`` names it."""
+    detail: str | None = None
+    """Which form of the method, as its files say: nf4, int8, pack-quantized, Q4_K_M."""
     bits: int | None = Field(default=None, ge=1, le=16)
     """Bits per quantized weight."""
     group_size: int | None = Field(default=None, ge=-1)
@@ -108,7 +112,7 @@ class Card(Settings):
     """What a model is: where it comes from, its facts, what it is good for."""
 
     id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=100)
-    """The name a user writes: letters, digits and ``._+-``, the same as the file's."""
+    """The name a user writes: letters, digits and ``._+-``; a card that extends needs none."""
     extends: str | None = None
     """A card whose values hold where this one gives none (user cards only)."""
     display_name: str | None = None

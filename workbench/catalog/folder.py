@@ -82,7 +82,7 @@ def read_folder(
     """
     origin: Origin = "shipped" if is_shipped(folder) else "user"
     found: dict[str, Placed] = {}
-    bad: list[BadCard] = []
+    bad = _missing(folder)
     twice: set[str] = set()
     for path in card_files(folder):
         for result in _read_file(path, below, origin):
@@ -105,7 +105,29 @@ def card_files(folder: Path) -> list[Path]:
         inside = sorted(folder.iterdir()) if folder.is_dir() else []
     except OSError:
         return []
-    return [path for path in inside if path.suffix in ENDINGS and not path.name.startswith(".")]
+    named = (path for path in inside if path.suffix in ENDINGS and not path.name.startswith("."))
+    return [path for path in named if path.is_file() or not path.exists()]
+
+
+def is_card_file(path: Path) -> bool:
+    """Whether a file is a card or llama.cpp users' JSON, by its name."""
+    own = ("config.json", "adapter_config.json")  # a model's own files
+    return path.suffix in ENDINGS and path.name not in own and not path.is_dir()
+
+
+def only_card(path: Path, below: Mapping[str, Placed]) -> Card:
+    """Return the card of a file that holds one.
+
+    Raises:
+        InputError: The file or a card in it is wrong, or it holds several.
+    """
+    cards = cards_of_file(path, below)
+    if len(cards) > 1:
+        raise InputError(
+            f"{path} holds {len(cards)} models: {', '.join(card.id for card in cards[:8])}.",
+            hint=f"Copy it into {user_folder()}: all its models are found there by their ids.",
+        )
+    return cards[0]
 
 
 def cards_of_file(path: Path, below: Mapping[str, Placed]) -> list[Card]:
@@ -143,6 +165,16 @@ def _read_file(
             yield BadCard(card_id=_name(values, path), path=path, error=error)
         else:
             yield Placed(card=card, path=path, origin=origin)
+
+
+def _missing(folder: Path) -> list[BadCard]:
+    """Tell a folder that WORKBENCH_CARDS names and that is not there."""
+    if folder.is_dir() or is_shipped(folder) or folder == user_folder():
+        return []
+    error = NotFoundError(
+        f"The folder {folder} does not exist.", hint="Correct WORKBENCH_CARDS, or make it."
+    )
+    return [BadCard(card_id="", path=folder, error=error)]
 
 
 def _name(values: Any, path: Path) -> str:

@@ -10,7 +10,7 @@ from workbench.catalog.card import Card
 from workbench.catalog.gguf_header import GgufArray
 from workbench.catalog.header import Header, read_header
 from workbench.catalog.header_config import architecture_of_config
-from workbench.catalog.llama_cpp_json import card_id_of, cards_of_json
+from workbench.catalog.llama_cpp_json import card_id_of
 from workbench.catalog.side_files import (
     MOST_JSON_BYTES,
     NAMES,
@@ -29,16 +29,14 @@ _EMBEDS = ("bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3
 
 
 def card_of_path(path: Path) -> Card:
-    """Return the card of a folder of safetensors, a GGUF file, or a card file.
+    """Return the card of a folder of safetensors (or its config.json), or of a GGUF file.
 
     Raises:
         InputError: It holds no model, or a file in it is wrong.
         FormatError: A weight file is not whole.
     """
-    if path.suffix == ".json":
-        return _only(cards_of_json(path), path)
-    if path.suffix in (".yaml", ".yml"):
-        return Card.read(path)
+    if path.name == "config.json":
+        path = path.parent
     card_id = card_id_of(path.name)
     if path.suffix == ".gguf":
         return _card({"id": card_id, "path": str(path), **_gguf_values(read_header(path))}, path)
@@ -89,15 +87,6 @@ def card_of_repository(repository: str, *, revision: str | None = None) -> Card:
     header = read_remote_header(repository, revision=found.commit, file=name)
     values["gguf"] = {"repository": repository, "revision": found.commit}
     return _card({**values, **_gguf_values(header), **side_values(folder, {})})
-
-
-def _only(cards: list[Card], path: Path) -> Card:
-    if len(cards) > 1:
-        raise InputError(
-            f"{path} holds {len(cards)} models: {', '.join(card.id for card in cards[:8])}.",
-            hint="Copy it into the folder of your cards, and give one of these ids.",
-        )
-    return cards[0]
 
 
 def _card(values: Mapping[str, Any], path: Path | None = None) -> Card:

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from workbench.catalog.card import Card
 from workbench.errors import InputError
 from workbench.settings import Settings, read_text
 
@@ -110,15 +109,6 @@ def card_values(entry: Any, path: Path) -> dict[str, Any]:
     }
     values |= _local(given, path) if given.provider == "llama_cpp" else _remote(given, path)
     return {key: value for key, value in values.items() if value is not None}
-
-
-def cards_of_json(path: Path) -> list[Card]:
-    """Return the cards of a JSON file.
-
-    Raises:
-        InputError: The file or one of its entries is wrong.
-    """
-    return [Card.of(card_values(entry, path), source=str(path)) for entry in read_entries(path)]
 
 
 def card_id_of(name: str) -> str:

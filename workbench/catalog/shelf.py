@@ -14,7 +14,9 @@ from workbench.catalog.folder import (
     Origin,
     Placed,
     card_folders,
+    is_card_file,
     nearest_hint,
+    only_card,
     read_folder,
     user_folder,
 )
@@ -37,11 +39,11 @@ class Shelf:
     id raises what is wrong with it.
 
     Args:
-        folders: Folders of cards, a later one going before an earlier one; default is what
-            ships, the user's folder, and those in WORKBENCH_CARDS.
+        folders: Folders of cards, a later one going before an earlier one, in which no card may
+            be wrong; default is what ships, the user's folder, and those in WORKBENCH_CARDS.
 
     Raises:
-        InputError: A card that ships is wrong.
+        InputError: A card that ships is wrong, or one in the named folders.
     """
 
     def __init__(self, folders: tuple[Path, ...] | None = None) -> None:
@@ -55,6 +57,8 @@ class Shelf:
             self.bad += bad
         self._placed = self._without_bad_fallbacks(layers)
         for card in self.bad:
+            if folders is not None:
+                raise card.error
             _tell(card)
 
     def __iter__(self) -> Iterator[Card]:
@@ -251,6 +255,8 @@ def resolve(model: str | Path | Card) -> Card:
         return shelf[text]
     path = expanded(text)
     if path.exists():
+        if is_card_file(path):
+            return only_card(path.resolve(), shelf.placed)
         from workbench.catalog.from_files import card_of_path
 
         return card_of_path(path.resolve())
@@ -306,7 +312,7 @@ def _tell(bad: BadCard) -> None:
     """Warn once of a card that is left out."""
     text = str(bad.error)
     where = "" if str(bad.path) in text else f"{bad.path}: "
-    message = f"{where}{text} The card is left out."
+    message = f"{where}{text}" + (" The card is left out." if bad.card_id else "")
     if message not in _told:
         _told.add(message)
         warnings.warn(message, UserWarning, stacklevel=4)
