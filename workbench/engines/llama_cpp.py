@@ -15,8 +15,15 @@ from collections import deque
 from typing import Any
 
 from workbench.catalog.header import check_gguf
+from workbench.engines.llama_cpp_memory import experts_in_ram, memory_arguments
 from workbench.engines.llama_cpp_session import LlamaCppSession
-from workbench.errors import EngineError, InputError, UnsupportedError, did_you_mean
+from workbench.errors import (
+    EngineError,
+    InputError,
+    UnsupportedError,
+    WorkbenchError,
+    did_you_mean,
+)
 from workbench.planning import Plan
 
 _KEPT_LINES = 60
@@ -103,7 +110,12 @@ class LlamaCppEngine:
         if plan.gpu_layers and not library().llama_supports_gpu_offload():
             reason = "On the CPU, because this llama-cpp-python was built without a GPU."
             plan = dataclasses.replace(
-                plan, device="cpu", gpu_layers=0, reasons=(*plan.reasons, reason)
+                plan,
+                device="cpu",
+                gpu_layers=0,
+                experts_on_cpu=0,
+                flash_attention=None if plan.cache_type == "f16" else True,
+                reasons=(*plan.reasons, reason),
             )
         if plan.files is not None and plan.files.kind == "safetensors":
             from workbench.catalog import ModelFiles
@@ -140,16 +152,22 @@ def _load(plan: Plan, *, exact: bool) -> Any:
         "n_gpu_layers": plan.gpu_layers,
         "n_threads": threads,
         "n_threads_batch": threads,
+        **memory_arguments(module, plan),
     }
-    if exact:  # a 16-bit cache would be the only rounding left in a file of 32 bits
+    if (
+        exact and plan.cache_type == "f16"
+    ):  # a 16-bit cache would be the only rounding left in a file of 32 bits
         arguments |= {"type_k": module.GGML_TYPE_F32, "type_v": module.GGML_TYPE_F32}
     _log.clear()
     try:
-        return module.Llama(
-            str(plan.files.path if plan.files else ""),
-            verbose=False,
-            **{**arguments, **plan.options},
-        )
+        with experts_in_ram(module, plan.experts_on_cpu):
+            return module.Llama(
+                str(plan.files.path if plan.files else ""),
+                verbose=False,
+                **{**arguments, **plan.options},
+            )
+    except WorkbenchError:
+        raise
     except Exception as error:
         said = _log.last_words()
         raise EngineError(f"llama.cpp cannot load {plan.card.id}: {said or error}.") from error

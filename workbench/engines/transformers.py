@@ -14,6 +14,8 @@ from workbench.planning import Plan
 
 _TALKATIVE = ("bitsandbytes.autograd._functions", "bitsandbytes.backends.cpu.ops")
 _NO_NEWS = ("inputs will be cast", "from kernels-community")
+_ON_LOAD = ("int8", "nf4")
+"""Quantizations made while loading; others lie in the files."""
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -54,9 +56,12 @@ def _load_model(plan: Plan) -> Any:
     from transformers import AutoModelForCausalLM
 
     arguments: dict[str, Any] = {"trust_remote_code": False, **plan.options}
-    if plan.quantization != "none":
+    if plan.quantization in _ON_LOAD:
         arguments["quantization_config"] = _quantization(plan)
-    if plan.quantization != "none" or plan.device != "cpu":
+    if plan.max_memory:
+        arguments.setdefault("device_map", "auto")
+        arguments.setdefault("max_memory", _max_memory(plan))
+    elif plan.quantization != "none" or plan.device != "cpu":
         arguments.setdefault("device_map", {"": plan.device})
     with _no_progress_bar():
         model, loading = AutoModelForCausalLM.from_pretrained(
@@ -75,6 +80,13 @@ def _load_model(plan: Plan) -> Any:
             hint="Download the model again.",
         )
     return model
+
+
+def _max_memory(plan: Plan) -> dict[int | str, int]:
+    """Return the most bytes of weights by device, GPUs by their number."""
+    return {
+        int(place) if place.isdigit() else place: size for place, size in plan.max_memory.items()
+    }
 
 
 def _folder(plan: Plan) -> Path:

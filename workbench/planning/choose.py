@@ -266,12 +266,16 @@ class _Chooser:
 def _placed(attempt: Attempt | None, room: Room, wanted: Wanted) -> dict[str, Any]:
     """Return the fields of a plan that say where the layers lie."""
     if attempt is None:
-        layers = wanted.gpu_layers if wanted.gpu_layers is not None else -1
-        device = room.device
+        layers = -1 if wanted.gpu_layers is None else wanted.gpu_layers
+        cache = wanted.cache_type or "f16"
         return {
             "context": wanted.context,
-            "device": device,
-            "gpu_layers": 0 if device == "cpu" else layers,
+            "device": room.device,
+            "gpu_layers": 0 if room.device == "cpu" else layers,
+            "experts_on_cpu": wanted.experts_on_cpu or 0,
+            "cache_type": cache,
+            "flash_attention": None if cache == "f16" else True,
+            "tensor_parallel": wanted.devices or 1,
         }
     placement = attempt.placement
     return {
