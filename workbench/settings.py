@@ -19,6 +19,8 @@ ENVIRONMENT_PREFIX = "WORKBENCH_"
 MOST_BYTES = 1 << 20
 MOST_VALUES = 100_000
 MOST_DEPTH = 100
+_MOST_TOLD = 5  # mistakes named in one error
+_SHOWN = 80  # characters of a wrong key or value
 # libyaml parses ten times as fast; not every build of PyYAML has it.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -89,20 +91,21 @@ def _number_fields(settings: type[BaseModel]) -> frozenset[str]:
 
 def _sentence(error: ValidationError, settings: type[BaseModel]) -> str:
     lines = []
-    for item in error.errors():
+    for item in error.errors()[:_MOST_TOLD]:
         path = item["loc"]
-        where = ".".join(str(part) for part in path) or "value"
+        where = ".".join(str(part) for part in path)[:_SHOWN] or "value"
         given = item["input"]
         if item["type"] == "extra_forbidden":
             known = _fields_at(settings, path[:-1])
-            lines.append(f"unknown key {where!r}. {did_you_mean(str(path[-1]), known)}")
+            lines.append(f"unknown key {where!r}. {did_you_mean(str(path[-1])[:_SHOWN], known)}")
         elif item["type"] == "missing":
             lines.append(f"{where} is missing.")
         else:
             quote = " (a text needs quotes here)" if _needs_quotes(item["type"], given) else ""
             reason = item["msg"].removeprefix("Value error, ")
             lines.append(f"{where} = {_shown(given)}: {reason}{quote}.")
-    return " ".join(lines)
+    more = error.error_count() - _MOST_TOLD
+    return " ".join([*lines, f"And {more} more."] if more > 0 else lines)
 
 
 def _needs_quotes(kind: str, given: Any) -> bool:
@@ -112,7 +115,7 @@ def _needs_quotes(kind: str, given: Any) -> bool:
 
 def _shown(value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def _fields_at(settings: type[BaseModel], path: Sequence[str | int]) -> Mapping[str, Any]:
@@ -262,7 +265,7 @@ def _check_keys(node: yaml.MappingNode, source: str) -> None:
             if key.value in seen:
                 line = key.start_mark.line + 1
                 raise InputError(
-                    f"{source}, line {line}: the key {key.value!r} is given twice.",
+                    f"{source}, line {line}: the key {_shown(key.value)} is given twice.",
                     hint="Keep one of them.",
                 )
             seen.add(key.value)

@@ -144,6 +144,18 @@ def test_replacing_writes_the_file_that_has_the_id() -> None:
         catalog().add(TINY, card_id="listed", replace=True)
 
 
+def test_the_files_of_a_card_speak_where_it_is_silent(tmp_path: Path) -> None:
+    gguf(tmp_path / "x.gguf")
+    entry = {"model": "m", "model_path": "x.gguf", "context_length": 99}
+    (tmp_path / "m.json").write_text(json.dumps(entry), encoding="utf-8")
+    for card in (resolve(tmp_path / "m.json"), catalog().add(tmp_path / "m.json"), resolve("m")):
+        assert (card.id, card.context_length, card.display_name) == ("m", 99, "m")
+        assert (card.architecture.layers, card.architecture.hidden_size) == (1, 64)
+        assert card.languages == ("ja", "en")
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    assert resolve(tmp_path / "m.json").architecture.layers is None
+
+
 def test_cards_of_others_are_checked_before_they_are_copied(tmp_path: Path) -> None:
     entry = {"model": "m", "model_path": "x.gguf", "fallback_on_error": "tiny-chat"}
     (tmp_path / "m.json").write_text(json.dumps(entry), encoding="utf-8")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.catalog.card import Card, expanded
 from workbench.catalog.card_text import write_card
 from workbench.catalog.folder import Placed, is_card_file, only_card, user_folder
-from workbench.catalog.from_files import card_of_path, card_of_repository
+from workbench.catalog.from_files import card_of_path, card_of_repository, with_facts
 from workbench.errors import InputError, NotFoundError
 from workbench.paths import shipped
 
@@ -59,7 +59,7 @@ def _card_of(source: str, shelf: Shelf) -> Card:
     path = expanded(source)
     if path.exists():
         if is_card_file(path):
-            return _alone(only_card(path, shelf.placed))
+            return with_facts(_alone(only_card(path, shelf.placed)))
         return _lower(card_of_path(path.resolve()))
     found = _REPOSITORY.fullmatch(source)
     if found is None or source.startswith((".", "/", "~")):

@@ -19,7 +19,7 @@ from workbench.catalog.side_files import (
     read_object,
     side_values,
 )
-from workbench.errors import InputError, NotFoundError
+from workbench.errors import InputError, NotFoundError, WorkbenchError
 
 _DTYPES = {
     "float32": "fp32", "bfloat16": "bf16", "float16": "fp16",
@@ -87,6 +87,22 @@ def card_of_repository(repository: str, *, revision: str | None = None) -> Card:
     header = read_remote_header(repository, revision=found.commit, file=name)
     values["gguf"] = {"repository": repository, "revision": found.commit}
     return _card({**values, **_gguf_values(header), **side_values(folder, {})})
+
+
+def with_facts(card: Card) -> Card:
+    """Return a card that names local files with what they say, where the card itself is silent."""
+    if card.path is None or card.architecture.layers is not None:
+        return card
+    try:
+        path = card.expanded_path()
+        if path is None or not path.is_absolute() or not path.exists():
+            return card
+        found = card_of_path(path).given()
+    except WorkbenchError:
+        return card  # whoever loads it says what is wrong
+    given = card.given()
+    facts = {**found.get("architecture", {}), **given.get("architecture", {})}
+    return Card.of({**found, **given, "architecture": facts}, source=card.id)
 
 
 def _card(values: Mapping[str, Any], path: Path | None = None) -> Card:

@@ -252,11 +252,11 @@ def resolve(model: str | Path | Card) -> Card:
         raise InputError("The model's name is empty.", hint="workbench models lists the cards.")
     shelf = catalog()
     if isinstance(model, str) and text in shelf:
-        return shelf[text]
+        return _with_facts(shelf[text])
     path = expanded(text)
     if path.exists():
         if is_card_file(path):
-            return only_card(path.resolve(), shelf.placed)
+            return _with_facts(only_card(path.resolve(), shelf.placed))
         from workbench.catalog.from_files import card_of_path
 
         return card_of_path(path.resolve())
@@ -266,6 +266,15 @@ def resolve(model: str | Path | Card) -> Card:
             return found[0]
         raise NotFoundError(f"The model path {text} does not exist.", hint=_path_hint(text, shelf))
     return shelf[text]
+
+
+def _with_facts(card: Card) -> Card:
+    """Let the files of a card speak where it names them and no facts."""
+    if card.path is None or card.architecture.layers is not None:
+        return card
+    from workbench.catalog.from_files import with_facts
+
+    return with_facts(card)
 
 
 def _path_hint(text: str, shelf: Shelf) -> str:
