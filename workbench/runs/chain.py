@@ -92,7 +92,7 @@ def find_run_file(name: str | Path) -> Path | None:
     path = Path(name).expanduser()
     if path.suffix in (".yaml", ".yml"):
         return path if path.is_file() else None
-    if len(path.parts) == 1 and path.suffix == "":
+    if len(path.parts) == 1:  # a name may hold a dot: qwen2.5-7b-cuda
         try:
             return shipped("configs", "runs", f"{name}.yaml")
         except NotFoundError:
