@@ -15,10 +15,12 @@ from pathlib import Path
 
 import gguf
 from empty_gguf import _metadata, gguf_name
+
 from workbench.catalog.architecture import Architecture
 from workbench.catalog.shapes import Shape
 from workbench.memory.ggml import row_bytes
 
+_MORE_NAMES = {"moondream1": "phi2", "mixtral": "llama", "gemma": "gemma"}
 _LINE = re.compile(r"\[ *\d+/ *\d+\] +(\S+) .*?type = +(\w+), size = +[\d.]+ MiB(.*)")
 _TARGET = re.compile(r"-> +[\d.]+ MiB \((\w+)\)")
 _TOTAL = re.compile(r"quant size += +([\d.]+) MiB")
@@ -30,8 +32,11 @@ def write_sparse(path: Path, facts: Architecture, tensors: Sequence[tuple[Shape,
         rows = tensors[0][0].shape[0] if tensors else 0
         embedding = [shape for shape, _ in tensors if shape.role == "token_embd"]
         facts = facts.changed(vocab_size=embedding[0].shape[0] if embedding else rows)
-    writer = gguf.GGUFWriter(path, gguf_name(facts))
-    _metadata(writer, gguf_name(facts), facts, 512)
+    name = _MORE_NAMES.get(facts.model_type or "") or gguf_name(facts)
+    writer = gguf.GGUFWriter(path, name)
+    _metadata(writer, name, facts, 512)
+    if name == "phi2":
+        writer.add_layer_norm_eps(1e-5)
     data = 0
     for shape, kind in tensors:
         size = shape.rows * row_bytes(kind, shape.columns)
@@ -46,6 +51,11 @@ def write_sparse(path: Path, facts: Architecture, tensors: Sequence[tuple[Shape,
     return path
 
 
+def total(tensors: Sequence[tuple[Shape, str]]) -> int:
+    """Return the bytes of tensors of these types."""
+    return sum(shape.rows * row_bytes(kind, shape.columns) for shape, kind in tensors)
+
+
 def dry_run(
     path: Path, file_types: Sequence[str], *, imatrix: bool = False
 ) -> dict[str, dict[str, str]]:
@@ -53,11 +63,19 @@ def dry_run(
 
     The key ``"MiB"`` holds llama.cpp's own total.
     """
-    command = [sys.executable, __file__, str(path), json.dumps([list(file_types), imatrix])]
+    return dry_runs([path], file_types, imatrix=imatrix)[0]
+
+
+def dry_runs(
+    paths: Sequence[Path], file_types: Sequence[str], *, imatrix: bool = False
+) -> list[dict[str, dict[str, str]]]:
+    """Return the same for several files, asked in one process."""
+    given = [[str(path) for path in paths], list(file_types), imatrix]
+    command = [sys.executable, __file__, json.dumps(given)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     if done.returncode:
         raise RuntimeError(f"llama.cpp ended with {done.returncode}: {done.stderr[-2000:]}")
-    found: dict[str, dict[str, str]] = json.loads(done.stdout.splitlines()[-1])
+    found: list[dict[str, dict[str, str]]] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
@@ -74,7 +92,7 @@ def parse(log: str) -> dict[str, str]:
     return {**found, "MiB": total[1]}
 
 
-def main(path: str, file_types: list[str], imatrix: bool) -> None:
+def main(paths: list[str], file_types: list[str], imatrix: bool) -> None:
     import llama_cpp
 
     lines: list[str] = []
@@ -88,20 +106,22 @@ def main(path: str, file_types: list[str], imatrix: bool) -> None:
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.dry_run, parameters.nthread = True, 1
     if imatrix:
-        parameters.imatrix, alive = _importance(parameters)
-    found = {}
-    for file_type in file_types:
-        prefix = "LLAMA_FTYPE_ALL_" if file_type == "F32" else "LLAMA_FTYPE_MOSTLY_"
-        parameters.ftype = getattr(llama_cpp, prefix + file_type)
-        lines.clear()
-        code = llama_cpp.llama_model_quantize(
-            path.encode(), (path + ".out").encode(), ctypes.byref(parameters)
-        )
-        log = "".join(lines)
-        if code:
-            sys.exit(f"{file_type}: code {code}: {log[-1500:]}")
-        found[file_type] = parse(log)
-    print(json.dumps(found))
+        parameters.imatrix, _alive = _importance(parameters)
+    answers = []
+    for path in paths:
+        found = {}
+        for file_type in file_types:
+            prefix = "LLAMA_FTYPE_ALL_" if file_type == "F32" else "LLAMA_FTYPE_MOSTLY_"
+            parameters.ftype = getattr(llama_cpp, prefix + file_type)
+            lines.clear()
+            code = llama_cpp.llama_model_quantize(
+                path.encode(), (path + ".out").encode(), ctypes.byref(parameters)
+            )
+            if code:
+                sys.exit(f"{path}: {file_type}: code {code}: {''.join(lines)[-1500:]}")
+            found[file_type] = parse("".join(lines))
+        answers.append(found)
+    print(json.dumps(answers))
 
 
 def _importance(parameters: object) -> tuple[object, object]:
@@ -109,9 +129,7 @@ def _importance(parameters: object) -> tuple[object, object]:
     import llama_cpp
 
     kind = next(
-        kind
-        for name, kind in llama_cpp.llama_model_quantize_params._fields_
-        if name == "imatrix"
+        kind for name, kind in llama_cpp.llama_model_quantize_params._fields_ if name == "imatrix"
     )
     if kind is ctypes.c_void_p:
         entry = type(
@@ -137,4 +155,4 @@ def _importance(parameters: object) -> tuple[object, object]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *json.loads(sys.argv[2]))
+    main(*json.loads(sys.argv[1]))

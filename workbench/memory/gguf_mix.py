@@ -168,13 +168,12 @@ def mixed(
     for shape, found in ordered:
         if not found.allowed:
             result.append((shape, float_type(shape, plain)))
-        elif default in _FLOATS:
-            result.append((shape, default))
-        else:
-            name = shape.name if patterns else ""
-            manual = next((to for pattern, to in patterns if pattern.search(name)), None)
-            choice = manual or _choice(state, shape, found.category)
-            result.append((shape, fallback(choice, shape.columns)))
+            continue
+        name = shape.name if patterns else ""
+        manual = next((to for pattern, to in patterns if pattern.search(name)), None)
+        float_file = default if default in _FLOATS else None
+        choice = manual or float_file or _choice(state, shape, found.category)
+        result.append((shape, fallback(choice, shape.columns)))
     return result
 
 

@@ -34,7 +34,7 @@ def stored_as(shape: Shape, form: WeightForm, model_type: str | None) -> tuple[s
     plain = form.dtype, count * form.width
     if shape.role == "exp_probs_b":
         return "fp32", count * _FP32
-    if kind == "float" or any(part in shape.role for part in form.not_quantized):
+    if kind == "float" or shape.role.startswith(form.not_quantized):
         return plain
     if kind == "mlx":
         return _mlx(shape, form, model_type) or plain

@@ -17,6 +17,15 @@ Kind = Literal[
 ]  # fmt: skip
 FLOAT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 2}
 _GGUF_FLOATS = {"fp32": "F32", "bf16": "BF16", "fp16": "F16", "fp8": "BF16"}
+# What configurations call the tensors that they leave alone, beyond what no method touches.
+_ROLES = {
+    "self_attn": "attn_",
+    "router": "ffn_gate_inp",
+    "mlp.gate": "ffn_gate_inp",
+    "embed_tokens": "token_embd",
+    "lm_head": "output",
+    "mlp.down_proj": "ffn_down",
+}
 _MLX = re.compile(r"(?:mlx-?)?(?:int|q)?([2-8])-?(?:bit)?")
 _MLX_MODES = {"mxfp4": (4, 32), "mxfp8": (8, 32), "nvfp4": (4, 16)}
 NAMES = (
@@ -48,7 +57,7 @@ class WeightForm(Settings):
     scales: Literal["tensor", "row"] = "tensor"
     """What shares a scale of fp8 where there is no block."""
     not_quantized: tuple[str, ...] = ()
-    """Tensors that stay as they are, by part of their role."""
+    """Tensors that stay as they are, by the beginning of their role."""
     file_type: str | None = None
     """llama.cpp's name of the mix (GGUF)."""
     expert_type: str | None = None
@@ -104,7 +113,9 @@ def weight_form(
     known = stored if stored and name in ("none", stored.method, *_aliases(stored)) else None
     if unpacked and (known is not None or name == "none"):
         return WeightForm.of({"dtype": plain})
-    if known is not None and (known.method != "gguf" or known.bits):
+    if known is not None and known.method == "gguf":
+        name = known.quantization or name
+    elif known is not None:
         return _stored(known, plain, engine)
     if name in FILE_TYPES:
         keeps = "MXFP4" if stored and stored.method == "mxfp4" else None
@@ -163,7 +174,7 @@ def _stored(stored: StoredForm, plain: str, engine: str | None) -> WeightForm:
     given: dict[str, object] = {
         "dtype": plain,
         "bits": bits,
-        "not_quantized": stored.not_quantized,
+        "not_quantized": [_ROLES[name] for name in stored.not_quantized if name in _ROLES],
         "vision": engine not in ("mlx", "llama.cpp"),
     }
     if stored.group_size:
@@ -175,8 +186,6 @@ def _stored(stored: StoredForm, plain: str, engine: str | None) -> WeightForm:
         given |= {"kind": "packed", "zero_points": False, "group_index": False}
     elif method == "bnb":
         given["kind"] = "int8" if bits == 8 else "nf4"
-    elif method == "gguf":
-        given |= {"kind": "gguf", "file_type": {4: "Q4_0", 8: "Q8_0"}.get(bits, "F16")}
     else:
         given["kind"] = method
     if method == "awq":

@@ -7,6 +7,7 @@ from workbench.catalog.shapes.families import (
     shapes_by_facts,
     vocabulary,
 )
+from workbench.catalog.shapes.from_header import shapes_of_header
 from workbench.catalog.shapes.shape import Shape, ShapeList
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "known_or_guessed",
     "shapes",
     "shapes_by_facts",
+    "shapes_of_header",
     "vocabulary",
 ]

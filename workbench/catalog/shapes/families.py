@@ -21,6 +21,7 @@ from workbench.catalog.shapes.shape import Builder, Shape, ShapeList, needed
 from workbench.catalog.shapes.vision import tower
 from workbench.errors import UnsupportedError, did_you_mean
 
+_WIDTH_STEP = 256
 _LLAMA = Traits()
 _GEMMA3 = Traits(post_norms=True, qk_norm=True)
 _QWEN3 = Traits(qk_norm=True)
@@ -78,6 +79,17 @@ _TRAITS: dict[str, Traits] = {
 }
 _TRAITS["stablelm_epoch"] = _TRAITS["stablelm"]
 _TRAITS["moondream1"] = _TRAITS["phi"]
+# The names that llama.cpp has for them in GGUF files.
+_TRAITS |= {
+    "deepseek2": _DEEPSEEK_V3,
+    "gpt-oss": _TRAITS["gpt_oss"],
+    "granitehybrid": _LLAMA,
+    "phi2": _TRAITS["phi"],
+    "qwen2moe": _TRAITS["qwen2_moe"],
+    "qwen3moe": _QWEN3,
+    "qwen3vl": _QWEN3,
+    "qwen3vlmoe": _QWEN3,
+}
 _OTHERS: dict[str, Callable[[Architecture], Builder]] = {"gemma3n": gemma3n, "bert": bert}
 FAMILIES = tuple(sorted({*_TRAITS, *_OTHERS}))
 """Every ``model_type`` whose tensors are known."""
@@ -133,21 +145,36 @@ def shapes_by_facts(architecture: Architecture) -> ShapeList:
         if facts.attention_heads:
             heads_of(facts)
             attention(built, facts, _LLAMA, layer, hidden)
-    left = facts.parameters - sum(shape.count for shape in built.tensors)
-    width = left // (3 * hidden * layers)
-    if width < 1:
+    if facts.vision and facts.vision.parameters:
+        encoder = Shape("v.encoder", None, (facts.vision.parameters,), "other", "vision")
+        built.tensors.append(encoder)
+    _fill(built, facts, facts.parameters - sum(shape.count for shape in built.tensors))
+    return _guess(facts, built)
+
+
+def _fill(built: Builder, facts: Architecture, left: int) -> None:
+    """Add feed-forward parts of equal width, a multiple of every block, and one matrix of the rest.
+
+    Raises:
+        UnsupportedError: Nothing is left for them.
+    """
+    hidden, layers = facts.hidden_size or 1, facts.layers or 1
+    if left < hidden * layers:
         raise UnsupportedError(
-            f"The sizes of this {kind} model hold more than its {facts.parameters:,} parameters.",
+            f"The sizes of this {facts.model_type} model hold more than its "
+            f"{facts.parameters:,} parameters.",
             hint="Correct the card's architecture, or use the model's files.",
         )
-    for layer in range(layers):
+    width = left // (3 * hidden * layers) // _WIDTH_STEP * _WIDTH_STEP
+    for layer in range(layers if width else 0):
         built.linear("ffn_gate", layer, width, hidden)
         built.linear("ffn_up", layer, width, hidden)
         built.linear("ffn_down", layer, hidden, width)
     rest = left - 3 * hidden * layers * width
-    if rest:
-        built.add("remainder", None, "other", rest)
-    return _guess(facts, built)
+    if rest >= hidden:
+        built.linear("remainder", None, rest // hidden, hidden)
+    if rest % hidden:
+        built.add("remainder_row", None, "other", rest % hidden)
 
 
 def _guess(facts: Architecture, built: Builder) -> ShapeList:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from workbench.catalog.architecture import Architecture
 from workbench.catalog.shapes.decoder import Traits, attention, ends, feed_forward
-from workbench.catalog.shapes.shape import Builder, needed
+from workbench.catalog.shapes.shape import Builder, Kind, needed
 
 PER_LAYER_ROWS = 262_144
 """Rows of the per-layer embedding: the text tokens, without those of images and sound."""
@@ -30,7 +30,9 @@ def gemma3n(facts: Architecture) -> Builder:
     built.norm("per_layer_proj_norm", None, inner)
     for stream in range(streams - 1):
         built.linear(f"altup_proj.{stream}", None, hidden, hidden)
-        built.linear(f"altup_unembd_proj.{stream}", None, hidden, hidden)
+        # transformers' quantizers leave the model's last matrix alone, and it is this one.
+        kind_of_last: Kind = "other" if stream == streams - 2 else "linear"
+        built.add(f"altup_unembd_proj.{stream}", None, kind_of_last, hidden, hidden)
     traits = Traits(qk_norm=True)
     for layer in range(layers):
         for norm in ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"):
