@@ -126,6 +126,7 @@ def _settings(job: Job, work: Workspace, steps: int) -> Any:
         max_length=recipe.max_length,
         assistant_only_loss=recipe.assistant_only_loss,
         gradient_checkpointing=recipe.gradient_checkpointing,
+        **({"optim": recipe.optimizer} if recipe.optimizer != "adamw" else {}),
         seed=recipe.seed,
         bf16=job.dtype == "bf16",
         fp16=job.dtype == "fp16",

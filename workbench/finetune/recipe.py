@@ -91,6 +91,8 @@ class Recipe(Settings):
     """Seed of the LoRA's start, the order of the rows and the dropout."""
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of base weights and computation; ``auto`` is bf16 on CUDA that has it, else fp32."""
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = "adamw"
+    """``paged_adamw_8bit`` (bitsandbytes, CUDA) keeps states in 8 bit and moves them to RAM."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: much less memory, about a quarter more time."""
     logging_steps: int = Field(default=10, ge=1)

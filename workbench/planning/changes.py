@@ -19,10 +19,11 @@ from workbench.planning.sentences import described
 MOST = 3
 _LEAST_CONTEXT = 512
 _CACHES = ("q8_0", "q4_0")
-_SOLD_GPU = (8, 12, 16, 24, 32, 48, 80, 96, 141, 192)
+SOLD_GPU = (8, 12, 16, 24, 32, 48, 80, 96, 141, 192)
 _SOLD_COUNT = (1, 2, 4, 8, 16)
-_SOLD_RAM = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+SOLD_RAM = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 _SOLD_UNIFIED = (16, 24, 32, 36, 48, 64, 96, 128, 192, 256, 512)
+"""Sizes of memory that are sold, in GB: of a GPU, how many of them, RAM, and unified."""
 
 
 def changes_that_fit(
@@ -184,7 +185,7 @@ class _Question:
             yield from self._more_unified()
             return
         share = room.host_bytes / room.machine.ram_bytes if room.machine.ram_bytes else 0.9
-        for size in _SOLD_RAM:
+        for size in SOLD_RAM:
             if size * GIB <= room.machine.ram_bytes:
                 continue
             more = dataclasses.replace(room, host_bytes=int(size * GIB * (share or 0.9)))
@@ -244,7 +245,7 @@ class _Question:
 
 def _machines() -> list[tuple[int, int]]:
     """Return numbers and sizes of GPUs, by their memory in all, fewer GPUs first."""
-    both = [(count, size) for count in _SOLD_COUNT for size in _SOLD_GPU]
+    both = [(count, size) for count in _SOLD_COUNT for size in SOLD_GPU]
     return sorted(both, key=lambda pair: (math.prod(pair), pair[0]))
 
 

@@ -70,6 +70,7 @@ class Plan:
         options: Further arguments, passed to the engine by name.
         task: ``chat`` or ``finetune``.
         training: Settings of ``wb.finetune`` when the task is that.
+        offload: What a training keeps in RAM: ``layers``, ``optimizer``, ``gradients``.
         policy: The policy that chose.
         machine: The machine it is for, in words; "" for this one.
         fits: Whether it fits with its margin; None where its memory is not known.
@@ -100,6 +101,7 @@ class Plan:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     task: str = "chat"
     training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    offload: tuple[str, ...] = ()
     policy: str = "fit"
     machine: str = ""
     fits: bool | None = None
@@ -171,6 +173,7 @@ class Plan:
             "max_memory": dict(self.max_memory),
             "options": dict(self.options),
             "training": dict(self.training),
+            "offload": list(self.offload),
             "needs": [dataclasses.asdict(need) for need in self.needs],
             "estimate": self.estimate.describe() if self.estimate else None,
             "reasons": list(self.reasons),
@@ -208,7 +211,7 @@ class Plan:
             given["needs"] = tuple(Need(**need) for need in given.get("needs") or ())
             found = given.get("estimate")
             given["estimate"] = Estimate.of(found) if found else None
-            for name in ("reasons", "considered", "changes"):
+            for name in ("reasons", "considered", "changes", "offload"):
                 given[name] = tuple(map(str, given.get(name) or ()))
             for name in ("options", "training", "max_memory"):
                 given[name] = dict(given.get(name) or {})
