@@ -1,14 +1,16 @@
-"""The common view: embeddings as they are really stored, and the table."""
+"""The common view: embeddings as they are really stored, the table, and what is no file."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from header_files import save_model
 
-from workbench.catalog.header import read_header
+from workbench.catalog.header import check_gguf, read_header
+from workbench.errors import FormatError, InputError, NotFoundError
 
 EMBEDDINGS = {"model.embed_tokens.weight": ("F32", (9, 4))}
 OUTPUT = {"lm_head.weight": ("F32", (9, 4))}
@@ -68,3 +70,30 @@ def test_the_table_groups_by_role_and_dtype(tmp_path: Path) -> None:
     assert "1,600" in bundle["text/plain"]
     assert "<table>" in bundle["text/html"]
     assert sum(header.dtypes.values()) == header.weight_bytes == 1600 + 256 + 128 + 96 + 4
+
+
+def test_what_is_no_file_is_told(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.gguf")
+    (tmp_path / "loop.gguf").symlink_to(tmp_path / "loop.gguf")
+    (tmp_path / "folder.gguf").mkdir()
+    for name, words in (("pipe.gguf", "named pipe"), ("loop.gguf", "leads back to itself")):
+        with pytest.raises(InputError, match=words):
+            read_header(tmp_path / name)
+    with pytest.raises(InputError, match="device"):
+        check_gguf(Path("/dev/zero"))
+    with pytest.raises(NotFoundError, match="holds no weights"):
+        read_header(tmp_path / "folder.gguf")
+    with pytest.raises(InputError, match="a folder"):
+        check_gguf(tmp_path / "folder.gguf")
+    with pytest.raises(NotFoundError, match="does not exist"):
+        read_header(tmp_path / "nothing.gguf")
+    with pytest.raises(NotFoundError, match="does not exist"):
+        check_gguf(tmp_path / "nothing.gguf")
+    (tmp_path / "text.txt").write_text("no model")
+    with pytest.raises(InputError, match="no weight file"):
+        read_header(tmp_path / "text.txt")
+    with pytest.raises(InputError):
+        read_header("a\0b.gguf")
+    (tmp_path / "empty.gguf").touch()
+    with pytest.raises(FormatError, match="does not begin like"):
+        read_header(tmp_path / "empty.gguf")

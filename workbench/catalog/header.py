@@ -157,7 +157,9 @@ def join_safetensors(
                     hint="The folder holds two models; keep the files of one.",
                 )
             if said is None or said == file or tensor.name not in tensors:
-                tensors[tensor.name] = dataclasses.replace(tensor, file=file)
+                tensors[tensor.name] = (
+                    tensor if tensor.file == file else dataclasses.replace(tensor, file=file)
+                )
     for tensor_name, file in (places or {}).items():
         if tensor_name not in tensors or tensors[tensor_name].file != file:
             raise FormatError(

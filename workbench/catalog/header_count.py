@@ -13,7 +13,7 @@ from workbench.catalog.safetensors_header import DTYPE_BITS
 
 _BLOCKS = {kind.name: kind.values for kind in GGML_TYPES.values()}
 _FP8 = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
-_NARROW = (*_FP8, "I8", "U8", "I32", "U32", "F4", "F6_E2M3", "F6_E3M2")
+_NARROW = (*_FP8, "I8", "U8", "I16", "I32", "U32", "F4", "F6_E2M3", "F6_E3M2")
 _MAYBE_PACKED = ("U8", "I8", "I16", "U16", "I32", "U32")
 
 # Computed from the configuration, or state of training: in a file, but no weights.
@@ -105,6 +105,8 @@ class _Reader:
         self.names = names
         self.said = quantization(config)
         self.bits = self._said_bits()
+        # Most checkpoints are plain: then no name need be looked up for what it might belong to.
+        self.is_plain = not any(tensor.dtype in _NARROW for tensor in names.values())
 
     def _said_bits(self) -> int | None:
         groups = self.said.get("config_groups")
@@ -117,12 +119,12 @@ class _Reader:
 
     def counted(self, tensor: Tensor) -> Counted:
         name = tensor.name
-        if self._is_companion(name):
+        if not self.is_plain and self._is_companion(name):
             return Counted(tensor, 0, "companion")
         is_mask = name.endswith("attn.bias") and len(tensor.shape) == 4
         if _BUFFER.search(name) or is_mask or tensor.dtype == "BOOL":
             return Counted(tensor, 0)
-        packed = self._packed(name, tensor)
+        packed = None if self.is_plain else self._packed(name, tensor)
         if packed is not None:
             method, bits, kind = packed
             weights = tensor.bytes * 8 // bits if bits else None

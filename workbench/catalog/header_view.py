@@ -61,6 +61,11 @@ class Header:
             return count_gguf(self.tensors)
         return count_safetensors(self.tensors, self.config)
 
+    @functools.cached_property
+    def embeddings(self) -> tuple[Tensor | None, Tensor | None]:
+        """The input embedding and the output matrix, None where not stored."""
+        return embedding(self.tensors), output(self.tensors)
+
     @property
     def weight_bytes(self) -> int:
         """Bytes of all tensors as stored."""
@@ -81,7 +86,7 @@ class Header:
         known = [count for count in counts if count is not None]
         if len(known) < len(counts):
             return None
-        return sum(known) - (self._weights(output(self.tensors)) if self._twice else 0)
+        return sum(known) - (self._weights(self.embeddings[1]) if self._twice else 0)
 
     @property
     def tied_embeddings(self) -> Tied | None:
@@ -90,7 +95,7 @@ class Header:
         ``once``: only under the input's name. ``twice``: both are there and are to be one (by
         config.json with equal shapes, or by equal bytes). None: neither is there.
         """
-        inner, outer = embedding(self.tensors), output(self.tensors)
+        inner, outer = self.embeddings
         if outer is None:
             return "once" if inner else None
         if inner is None:
@@ -123,7 +128,7 @@ class Header:
 
     def architecture(self) -> Architecture:
         """Return the facts of the model's architecture; what the files do not say stays None."""
-        inner, outer = embedding(self.tensors), output(self.tensors)
+        inner, outer = self.embeddings
         table = inner or outer
         rows = table.shape[0] if table and len(table.shape) == 2 else None
         facts = {
@@ -185,7 +190,7 @@ class Header:
 
     @property
     def _twice(self) -> bool:
-        inner, outer = embedding(self.tensors), output(self.tensors)
+        inner, outer = self.embeddings
         if inner is None or outer is None or inner.shape != outer.shape:
             return False
         if self.same_embeddings is not None:
