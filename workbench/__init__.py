@@ -18,7 +18,7 @@ _FACE = {
     "Reply": "workbench.messages",
     "WorkbenchError": "workbench.errors",
     "machine": "workbench.machine",
-    "catalog": "workbench.catalog",
+    "catalog": "workbench.planning",
     "plan": "workbench.planning",
     "estimate": "workbench.planning",
     "ledger": "workbench.memory.ledger",
@@ -45,7 +45,6 @@ _FACE = {
 __all__ = ["__version__", *sorted(_FACE)]  # noqa: PLE0604
 
 if TYPE_CHECKING:
-    from workbench.catalog import catalog as catalog
     from workbench.compare import compare as compare
     from workbench.doctor import doctor as doctor
     from workbench.engines import engines as engines
@@ -62,6 +61,7 @@ if TYPE_CHECKING:
     from workbench.messages import Message as Message
     from workbench.messages import Reply as Reply
     from workbench.messages import Sampling as Sampling
+    from workbench.planning import catalog as catalog
     from workbench.planning import estimate as estimate
     from workbench.planning import plan as plan
     from workbench.receipts import receipts as receipts

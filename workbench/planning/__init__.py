@@ -3,7 +3,8 @@
 from workbench.planning.check import require_memory
 from workbench.planning.choose import plan
 from workbench.planning.estimates import estimate
+from workbench.planning.fits import catalog
 from workbench.planning.given import AUTO
 from workbench.planning.plan import Plan
 
-__all__ = ["AUTO", "Plan", "estimate", "plan", "require_memory"]
+__all__ = ["AUTO", "Plan", "catalog", "estimate", "plan", "require_memory"]
