@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Any, Literal
 from workbench.errors import InputError, did_you_mean
 from workbench.figures import Table
 from workbench.memory.estimate import Estimate
+from workbench.paths import outputs
 from workbench.receipts import receipts
 
 Moment = Literal["load", "train"]
-KEY = "memory"
+KEY = "ledger"
 """Where the result of a receipt holds what ``beside`` made."""
 LEAST = 3
 """Measurements from which a band is told."""
@@ -267,6 +269,31 @@ def ledger(*, folder: Path | None = None) -> Ledger:
     """
     found = receipts(folder=folder) if folder else receipts(where="here")
     return Ledger([entry for receipt in found if (entry := _entry(receipt)) is not None])
+
+
+def banded(
+    estimate: Estimate,
+    *,
+    engine: str,
+    quantization: str,
+    family: str | None,
+    device: str,
+    moment: Moment = "load",
+) -> Estimate:
+    """Return the estimate with the band that this machine's measurements put around it, if any."""
+    here = outputs("receipts", "x").parent
+    try:
+        changed = here.stat().st_mtime_ns
+    except FileNotFoundError:
+        return estimate
+    found = _of_folder(str(here), changed).band(engine, quantization, family, device, moment=moment)
+    return estimate if found is None else found.around(estimate)
+
+
+@functools.lru_cache(maxsize=4)
+def _of_folder(folder: str, changed: int) -> Ledger:
+    """Return this machine's ledger, read again when a receipt was added."""
+    return ledger()
 
 
 def _entry(receipt: Any) -> Entry | None:

@@ -12,6 +12,7 @@ from workbench.catalog.capabilities import EngineFacts, engine_facts
 from workbench.catalog.source import find_local
 from workbench.errors import InputError, UnsupportedError, WorkbenchError, did_you_mean
 from workbench.machine import Machine
+from workbench.memory.ledger import banded
 from workbench.planning import sentences
 from workbench.planning.changes import changes_that_fit
 from workbench.planning.forms import Form, forms_of, is_gpu_built, missing_packages
@@ -237,6 +238,15 @@ class _Chooser:
         values = _placed(attempt, room, self.wanted)
         if attempt is None:
             reasons.append("Its memory is not known: the card has too few facts to estimate it.")
+        estimate = attempt.estimate if attempt else None
+        if attempt is not None and estimate is not None and room.here:
+            estimate = banded(
+                estimate,
+                engine=form.facts.name,
+                quantization=form.quantization,
+                family=self.card.family,
+                device=attempt.device,
+            )
         changes: tuple[str, ...] = ()
         if attempt is not None and not attempt.fits:
             changes = changes_that_fit(
@@ -254,7 +264,7 @@ class _Chooser:
             machine=room.name,
             fits=attempt.fits if attempt else None,
             needs=attempt.needs if attempt else (),
-            estimate=attempt.estimate if attempt else None,
+            estimate=estimate,
             reasons=tuple(reasons),
             considered=sentences.considered(found),
             changes=changes,
