@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench.redact import redacted
+from workbench.redact import redacted, suspicions
 
 
 @pytest.fixture
@@ -94,3 +94,10 @@ def test_a_root_home_does_not_eat_other_paths(monkeypatch: pytest.MonkeyPatch) -
     assert redacted("/root/x /rootfs/x /a/root/x") == "~/x /rootfs/x /a/root/x"
     monkeypatch.setenv("HOME", "/")
     assert redacted("/etc/x") == "/etc/x"
+
+
+@pytest.mark.parametrize("part", ["x", "a.b-", "token=", "https://a.", "ey-", "sk-", "a@", "1a/"])
+def test_long_texts_take_no_quadratic_time(part: str) -> None:
+    text = part * (200_000 // len(part))
+    assert len(redacted(text, public=True)) > 0  # a quadratic search would run for minutes
+    assert isinstance(suspicions(text), list)

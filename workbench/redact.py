@@ -21,7 +21,7 @@ _SECRET_SHAPES = (
     re.compile(r"\bsk-[A-Za-z0-9_-]{16,}"),
     re.compile(r"\b(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{20,})"),
     re.compile(r"\b(?:gsk_|nvapi-|r8_|xox[abeprs]-)[A-Za-z0-9_-]{20,}"),
-    re.compile(r"\bey[A-Za-z0-9_-]{10,}\.ey[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]+"),  # JWT
+    re.compile(r"\bey[A-Za-z0-9_-]{10,2000}\.ey[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]+"),  # JWT
     re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
     re.compile(r"\bAIza[0-9A-Za-z_-]{30,}"),
     re.compile(r"(?<=\bBearer )\s*[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE),
@@ -30,10 +30,12 @@ _SECRET_SHAPES = (
 )
 _ASSIGNED = re.compile(  # api_key=..., "hf-token": ..., aws_secret_access_key: ...
     r"(?P<name>(?:key|token|secret|password|passwd)[\"']?\s*[=:]\s*[\"']?)"
-    r"(?=[^\s\"',;]*\d)(?=[^\s\"',;]*[A-Za-z])[A-Za-z0-9/+_=.~-]{12,}",
+    r"(?=[^\s\"',;]{0,99}\d)(?=[^\s\"',;]{0,99}[A-Za-z])[A-Za-z0-9/+_=.~-]{12,}",
     re.IGNORECASE,
 )
-_EMAIL = re.compile(r"[\w.+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}\b")
+_EMAIL = re.compile(  # bounded, as in RFC 5321: a long text must not take quadratic time
+    r"(?<![\w.+-])[\w.+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}\b"
+)
 _OWN_HOST = re.compile(  # in an address: a name without a dot, of a home network, a private number
     r"(?:(?<=http://)|(?<=https://)|(?<=tcp://))(?!localhost\b)(?:[a-z0-9-]+(?:\.(?:local|lan|home|internal|corp))?(?![\w.-])"
     r"|(?:[a-z0-9-]+\.)+(?:local|lan|home|internal|corp)\b"
