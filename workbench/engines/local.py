@@ -8,7 +8,8 @@ from collections.abc import Container, Iterator, Sequence
 
 from workbench.engines.base import Power, check_ids, reply_limit
 from workbench.engines.text import pieces
-from workbench.messages import Message, Piece, Sampling
+from workbench.errors import UnsupportedError
+from workbench.messages import Likelihood, Message, Piece, Sampling
 
 
 class LocalSession(ABC):
@@ -42,6 +43,10 @@ class LocalSession(ABC):
     def _visible(self, token: int) -> bytes:
         """Return the bytes that a sampled token adds to the text."""
 
+    def _likelihood(self) -> tuple[float, tuple[Likelihood, ...]]:
+        """Return log-probability and candidates of the token that ``_tokens`` yielded last."""
+        raise UnsupportedError("This engine does not tell log-probabilities.")
+
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[Piece]:
         """Yield the reply to a conversation in pieces."""
         began = time.perf_counter()
@@ -65,4 +70,5 @@ class LocalSession(ABC):
             to_bytes=self._visible,
             stop=sampling.stop,
             began=began,
+            likelihood=self._likelihood if sampling.top_logprobs else None,
         )

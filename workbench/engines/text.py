@@ -6,7 +6,7 @@ import codecs
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
 
-from workbench.messages import FinishReason, Piece, Timings, Usage
+from workbench.messages import FinishReason, Likelihood, Piece, Timings, Usage
 
 
 class TextAssembler:
@@ -77,6 +77,7 @@ def pieces(
     to_bytes: Callable[[int], bytes],
     stop: Sequence[str] = (),
     began: float,
+    likelihood: Callable[[], tuple[float, tuple[Likelihood, ...]]] | None = None,
 ) -> Iterator[Piece]:
     """Yield one piece for each sampled token; the last carries finish reason, usage and timings.
 
@@ -91,24 +92,32 @@ def pieces(
         to_bytes: The bytes that a token adds to the text.
         stop: Strings that end the reply.
         began: ``time.perf_counter()`` of the request.
+        likelihood: Log-probability and candidates of the token taken last, where asked for.
     """
     text = TextAssembler(stop)
     finish: FinishReason = "length"
     token: int | None = None
     first, count, delta = began, 0, ""
+    logprob: float | None = None
+    top: tuple[Likelihood, ...] = ()
     try:
         for token in tokens:
             count += 1
             if count == 1:
                 first = time.perf_counter()
+            if likelihood is not None:
+                logprob, top = likelihood()
             if token in ends:
                 delta, finish = "", "stop"
                 break
             delta = text.feed(to_bytes(token))
             if text.stopped or count == limit:
                 break
-            yield Piece(text=delta, token_id=token)
-            delta, token = "", None
+            if likelihood is None:
+                yield Piece(text=delta, token_id=token)
+            else:
+                yield Piece(text=delta, token_id=token, logprob=logprob, top=top)
+            delta, token, logprob, top = "", None, None, ()
         total = time.perf_counter()
         usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=count)
         delta += text.finish()
@@ -117,6 +126,8 @@ def pieces(
         yield Piece(
             text=delta,
             token_id=token,
+            logprob=logprob,
+            top=top,
             finish_reason=finish,
             usage=usage,
             timings=Timings.measured(ttft=first - began, total=total - began, usage=usage),
