@@ -1,5 +1,6 @@
 """How much memory a model takes, before anything is loaded: inference, training, and why."""
 
 from workbench.memory.estimate import Estimate, Part
+from workbench.memory.inference import estimate
 
-__all__ = ["Estimate", "Part"]
+__all__ = ["Estimate", "Part", "estimate"]
