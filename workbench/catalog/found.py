@@ -99,7 +99,7 @@ class Found(Sequence[Card]):
 
     def table(self) -> Table:
         """Return all that the cards say in these columns, nothing shortened."""
-        rows = [_row(card, self._proof) for card in self._cards]
+        rows = self._rows()
         for row in rows:
             row.update({name: ", ".join(row[name]) for name in _LISTS})
         return Table(
@@ -108,11 +108,11 @@ class Found(Sequence[Card]):
             caption=self._caption(),
         )
 
-    @property
-    def _proof(self) -> Evidence:
+    def _rows(self) -> list[dict[str, Any]]:
         if self._evidence is None:
             self._evidence = Evidence.gather()
-        return self._evidence
+        stores = _stores()
+        return [_row(card, self._evidence, stores) for card in self._cards]
 
     def text(self, columns: int = COLUMNS) -> str:
         """Return the table as text that fits into ``columns`` of a terminal, 100 at least.
@@ -122,7 +122,7 @@ class Found(Sequence[Card]):
         """
         if not self._cards:
             return self._caption() + (f" {self.hint}" if self.hint else "")
-        rows = [_row(card, self._proof) for card in self._cards]
+        rows = self._rows()
         for row in rows:  # what not every model has comes first
             row["tasks"] = sorted(row["tasks"], key=lambda task: task == "chat")
             row["forms"] = sorted(row["forms"], key=lambda form: form == "safetensors")
@@ -167,29 +167,39 @@ def card_forms(card: Card) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def on_disk(card: Card) -> bool:
+def on_disk(card: Card, stores: Sequence[Path] | None = None) -> bool:
     """Return whether weights of the model lie on this machine; they are not checked.
 
     Looked at are the card's path, the Hugging Face cache and LM Studio's folders.
+
+    Args:
+        card: The card.
+        stores: The folders, where they are known already.
     """
     path = card.expanded_path()
     if path is not None:
         return (path if path.is_absolute() else shipped() / path).exists()
     repositories = [card.repository, card.gguf.repository if card.gguf else None]
     repositories += [form.repository for form in card.forms]
-    return any(_has_weights(name) for name in dict.fromkeys(repositories) if name)
+    folders = _stores() if stores is None else stores
+    return any(_has_weights(name, folders) for name in dict.fromkeys(repositories) if name)
 
 
-def _has_weights(repository: str) -> bool:
-    from workbench.catalog.stores import lm_studio_folders, repository_folder
+def _stores() -> list[Path]:
+    """Return the folders of the Hugging Face cache and of LM Studio that there are."""
+    from workbench.catalog.stores import hub_cache, lm_studio_folders
 
-    snapshots = repository_folder(repository) / "snapshots"
-    folders = [*snapshots.glob("*"), *(store / repository for store in lm_studio_folders())]
+    return [path for path in (hub_cache(), *lm_studio_folders()) if path.is_dir()]
+
+
+def _has_weights(repository: str, stores: Sequence[Path]) -> bool:
+    cached = "--".join(("models", *repository.split("/")))
+    folders = [place for store in stores for place in (store / cached, store / repository)]
     return any(_is_weights(file) for folder in folders for file in folder.glob("**/*"))
 
 
 def _is_weights(file: Path) -> bool:
-    return file.suffix in (".safetensors", ".gguf", ".onnx") and file.is_file()
+    return file.suffix in (".safetensors", ".gguf", ".onnx") and file.is_file()  # no dead link
 
 
 def _short_count(count: int | None) -> str:
@@ -216,7 +226,7 @@ def _short_context(tokens: int | None) -> str:
     return f"{tokens / base:.3g}k"
 
 
-def _row(card: Card, evidence: Evidence) -> dict[str, Any]:
+def _row(card: Card, evidence: Evidence, stores: Sequence[Path]) -> dict[str, Any]:
     return {
         "id": card.id,
         "size": _short_count(card.architecture.parameters),
@@ -226,7 +236,7 @@ def _row(card: Card, evidence: Evidence) -> dict[str, Any]:
         "licence": card.licence,
         "forms": list(card_forms(card)),
         "verified": evidence.verified(card),
-        "disk": "yes" if on_disk(card) else None,
+        "disk": "yes" if on_disk(card, stores) else None,
     }
 
 

@@ -148,6 +148,8 @@ class Table:
 
 def width(text: str) -> int:
     """Return the columns that ``text`` takes in a terminal; wide East Asian characters take two."""
+    if text.isascii():
+        return len(text)
     return sum(
         0
         if unicodedata.combining(character)
