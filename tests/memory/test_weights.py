@@ -77,7 +77,7 @@ def _all_of(parameter: Any) -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize("form", ["nf4", "int8"])
+@pytest.mark.parametrize("form", ["nf4", "nf4-double", "fp4", "int8"])
 def test_a_saved_model_is_counted_as_it_is_stored(
     form: str, loaded: dict[str, Any], tmp_path: Path
 ):
@@ -86,7 +86,11 @@ def test_a_saved_model_is_counted_as_it_is_stored(
     stored = sum(each.bytes for each in stored_parts(header))
     assert stored == sum(tensor.bytes for tensor in header.tensors)
     # Each quantized matrix has its quantization described in a hundred bytes besides.
-    assert 0 <= stored - weights_of("tiny-chat", form).bytes <= 35 * 100
+    assert 0 <= stored - weights_of("tiny-chat", form).bytes <= 35 * 200
+    again = weight_form(None, dtype="bf16", stored=header.stored)
+    assert weigh(shapes(resolve("tiny-chat").architecture), again).bytes == (
+        weights_of("tiny-chat", form).bytes
+    )
     names = {each.name for each in stored_parts(header)}
     assert {"embedding", "attention", "feed-forward"} <= names
 
@@ -249,6 +253,17 @@ def test_names_of_forms():
     assert weight_form("fp32").width == 4
     qat = StoredForm(method="gguf", quantization="Q4_0")
     assert weight_form(None, stored=qat).file_type == "Q4_0"
+    assert weight_form(None, stored=StoredForm(method="gguf", detail="Q6_K")).file_type == "Q6_K"
+    mlx = StoredForm(method="mlx", bits=8, group_size=32)
+    assert (weight_form(None, stored=mlx).kind, weight_form(None, stored=mlx).group_size) == (
+        "mlx",
+        32,
+    )
+    nvfp4 = StoredForm(
+        method="compressed-tensors", detail="nvfp4-pack-quantized", bits=4, group_size=16
+    )
+    matrix = Shape("attn_q", 0, (4096, 4096), "linear")
+    assert stored_as(matrix, weight_form(None, stored=nvfp4), None)[1] == 4096 * 4096 // 16 * 9
     packed = StoredForm(method="compressed-tensors", bits=4, group_size=32)
     assert weight_form(None, stored=packed).group_size == 32
     for name in NAMES:
@@ -257,7 +272,7 @@ def test_names_of_forms():
         weight_form("nf5")
     with pytest.raises(UnsupportedError, match="no dtype 'bf61'"):
         weight_form(dtype="bf61")
-    with pytest.raises(UnsupportedError, match="ONNX"):
+    with pytest.raises(UnsupportedError, match="stored as onnx"):
         weight_form(None, stored=StoredForm(method="onnx"))
 
 

@@ -88,7 +88,7 @@ def _grouped(shape: Shape, form: WeightForm) -> tuple[str, int]:
     """AWQ and GPTQ: packed weights, a fp16 scale and a packed zero point for each group."""
     stacked = shape.shape[0] if len(shape.shape) > 2 else 1
     groups = 1 if form.group_size < 1 else -(-shape.columns // form.group_size)
-    size = shape.count * form.bits // 8 + shape.rows * groups * 2
+    size = shape.count * form.bits // 8 + shape.rows * groups * form.scale_bytes
     if form.zero_points:
         size += shape.rows * groups * form.bits // 8
     if form.kind == "gptq" and form.group_index:

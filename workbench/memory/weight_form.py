@@ -48,8 +48,10 @@ class WeightForm(Settings):
     """Weights that share a scale, -1 a whole row (AWQ, GPTQ, MLX)."""
     double_quantization: bool = False
     """Whether the scales are quantized too (bitsandbytes 4 bit)."""
+    scale_bytes: int = Field(default=2, ge=1, le=4)
+    """Bytes of one scale (AWQ, GPTQ, packed)."""
     zero_points: bool = True
-    """Whether groups have packed zero points (AWQ, GPTQ)."""
+    """Whether groups have packed zero points (AWQ, packed; GPTQ files always do)."""
     group_index: bool = True
     """Whether a group number per input is held (GPTQ files always have it)."""
     block: tuple[int, int] | None = None
@@ -114,7 +116,7 @@ def weight_form(
     if unpacked and (known is not None or name == "none"):
         return WeightForm.of({"dtype": plain})
     if known is not None and known.method == "gguf":
-        name = known.quantization or name
+        name = known.quantization or known.detail or name
     elif known is not None:
         return _stored(known, plain, engine)
     if name in FILE_TYPES:
@@ -164,14 +166,15 @@ def _named(name: str, plain: str, engine: str | None) -> WeightForm:
 
 
 def _stored(stored: StoredForm, plain: str, engine: str | None) -> WeightForm:
-    """Return the form that a card tells of its own files."""
-    method, bits = stored.method, stored.bits or 4
-    if method == "onnx":
+    """Return the form that a card or a header tells of its own files."""
+    method, bits, detail = stored.method, stored.bits or 4, stored.detail or ""
+    if method in ("onnx", "other"):
         raise UnsupportedError(
-            "The bytes of ONNX weights are not in the model's facts.",
+            f"Nothing is known of the bytes of weights stored as {detail or method}.",
             hint="Look at the size of the files.",
         )
     given: dict[str, object] = {
+        "kind": method,
         "dtype": plain,
         "bits": bits,
         "not_quantized": [_ROLES[name] for name in stored.not_quantized if name in _ROLES],
@@ -183,13 +186,16 @@ def _stored(stored: StoredForm, plain: str, engine: str | None) -> WeightForm:
         scales = "tensor" if method == "fp8" else "row"
         given |= {"kind": "fp8", "block": stored.block, "scales": scales}
     elif method == "compressed-tensors":
-        given |= {"kind": "packed", "zero_points": False, "group_index": False}
+        scale = 1 if detail.startswith("nvfp4") else 2
+        zeros = bool(stored.zero_point)
+        given |= {"kind": "packed", "zero_points": zeros, "scale_bytes": scale}
     elif method == "bnb":
-        given["kind"] = "int8" if bits == 8 else "nf4"
-    else:
-        given["kind"] = method
-    if method == "awq":
-        given["group_index"] = False
-    if method in ("awq", "gptq") and stored.zero_point is not None:
-        given["zero_points"] = stored.zero_point
+        four = "fp4" if detail.startswith("fp4") else "nf4"
+        double = detail.endswith("double")
+        given |= {"kind": "int8" if bits == 8 else four, "double_quantization": double}
+    elif method == "mlx":
+        mode = detail if detail in _MLX_MODES else "affine"
+        given |= {"mode": mode, "group_size": stored.group_size or 64, "vision": False}
+    elif method == "awq":
+        given["zero_points"] = stored.zero_point is not False
     return WeightForm.of(given)
