@@ -31,6 +31,7 @@ _FACE = {
     "merge": "workbench.export",
     "export_gguf": "workbench.export",
     "parity": "workbench.export",
+    "profile": "workbench.evaluate.profile",
     "receipts": "workbench.receipts",
     "run": "workbench.runs",
     "runs": "workbench.runs",
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from workbench.errors import WorkbenchError as WorkbenchError
     from workbench.export import export_gguf as export_gguf
     from workbench.export.merge import merge as merge
+    from workbench.evaluate.profile import profile as profile
     from workbench.export.parity import parity as parity
     from workbench.finetune import finetune as finetune
     from workbench.finetune import supervised as supervised

@@ -15,7 +15,7 @@ import pytest
 from workbench.runs import Run, run
 
 NOTEBOOKS = sorted(Path(__file__).resolve().parents[2].joinpath("notebooks").glob("*.ipynb"))
-KNOWN = {"20_compare", "40_finetune", "50_export_gguf"}
+KNOWN = {"20_compare", "30_memory", "40_finetune", "50_export_gguf"}
 
 
 def cells(path: Path) -> list[Any]:
@@ -109,6 +109,18 @@ def test_compare_runs() -> None:
     assert list(rows) == forms
     assert rows["llama.cpp:F16"]["mean_kl"] < 1e-4 < rows["transformers:nf4"]["mean_kl"]
     assert rows["llama.cpp:F16"]["top1"] > rows["transformers:nf4"]["top1"]
+
+
+def test_memory_runs() -> None:
+    forms = ["transformers:fp32", "llama.cpp:Q8_0"]
+    done = run("30_memory", forms=forms, contexts=[256, 1024], threads=1, progress=False)
+    values = check(done, figures=3)
+    saved = json.loads((done.folder / values["outputs"]["profile"]).read_text(encoding="utf-8"))
+    rows = {(row["form"], row["context"]): row for row in saved["rows"]}
+    assert list(rows) == [(form, context) for form in forms for context in (256, 1024)]
+    assert all(row["outcome"] == "done" and row["estimate"] for row in rows.values())
+    text = "\n".join(out["data"]["text/plain"] for out in outputs(done) if "data" in out)
+    assert "not yet measured here" in text  # a new home has an empty ledger
 
 
 @pytest.mark.slow

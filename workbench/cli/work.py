@@ -1,4 +1,4 @@
-"""Commands that compare, teach and export: compare, finetune, merge, export, parity."""
+"""Commands that compare, profile, fine-tune, merge, export and check parity."""
 
 from __future__ import annotations
 
@@ -25,6 +25,29 @@ def compare(
 
     settings: dict[str, Any] = {"forms": form} if form else {}
     show(wb.compare(model, limit=limit, **settings))
+
+
+@app.command()
+def profile(
+    model: Model = "tiny-chat",
+    form: Annotated[
+        list[str] | None,
+        typer.Option("--form", help="engine:form, for example llama.cpp:Q4_K_M; repeatable."),
+    ] = None,
+    context: Annotated[
+        list[int] | None, typer.Option("--context", help="Tokens of context; repeatable.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of every form.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write every value as JSON.")] = None,
+) -> None:
+    """Measure memory by phase at several contexts, beside the estimate."""
+    import workbench as wb
+
+    contexts: dict[str, Any] = {"contexts": context} if context else {}
+    found = wb.profile(model, forms=form or None, threads=threads, **contexts)
+    show(found)
+    if out is not None:
+        print(found.save(out))  # noqa: T201
 
 
 @app.command()
