@@ -1,4 +1,4 @@
-"""The run files for a 7B model: their parameters fit the notebooks, their steps fit the machines."""
+"""The run files for a 7B model: parameters fit the notebooks, steps fit the machines."""
 
 from __future__ import annotations
 

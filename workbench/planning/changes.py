@@ -153,7 +153,7 @@ class _Question:
             )
             found = self._search(other, None, self.room, Wanted(contexts=contexts))
             if found is not None:
-                yield f"{other.id} instead: {described(found)} fits."
+                yield f"{other.id} instead: {described(found)}."
                 return
 
     def _smaller_cards(self) -> list[Card]:
@@ -171,8 +171,17 @@ class _Question:
         ]
         family.sort(key=lambda card: -(card.architecture.parameters or 0))
         named = {card.id: card for card in shelf}
-        chain = list(_fallbacks(self.card, named))
-        return [*family, *(card for card in chain if card not in family)]
+        others = [
+            card
+            for card in shelf
+            if card.path is None
+            and card.tasks[:1] == task
+            and 0 < (card.architecture.parameters or 0) < size
+        ]
+        others.sort(key=lambda card: -(card.architecture.parameters or 0))
+        return list(
+            {card.id: card for card in (*family, *_fallbacks(self.card, named), *others)}.values()
+        )
 
     def larger_machine(self) -> Iterator[str]:
         """More RAM, then more or larger devices: the least that is sold and holds the form."""

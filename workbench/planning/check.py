@@ -14,8 +14,7 @@ def require_memory(plan: Plan) -> None:
     """Raise MemoryShortError where a plan cannot fit into this machine's free memory.
 
     No margin is asked for, and what the runtime itself takes is not counted: only what surely
-    fails is refused. Of an uncertain estimate, or one of a model whose facts are few, only the
-    weights count.
+    fails is refused. Of an uncertain estimate a tenth is forgiven.
     """
     if plan.estimate is None:
         return
@@ -41,9 +40,9 @@ def require_memory(plan: Plan) -> None:
 
 
 def _needs(plan: Plan, estimate: Estimate, room: Room) -> tuple[Need, ...]:
-    group = "weights" if estimate.uncertain else None
-    on_device = estimate.total("device", what="reserved", group=group)
-    on_host = estimate.total("host", what="reserved", group=group)
+    sure = 0.9 if estimate.uncertain else 1.0
+    on_device = int(estimate.total("device", what="reserved") * sure)
+    on_host = int(estimate.total("host", what="reserved") * sure)
     if room.device == "cpu" or not room.device_bytes:
         on_device, on_host = 0, on_device + on_host
     usable = sum(sorted(room.device_bytes, reverse=True)[: plan.tensor_parallel])

@@ -220,6 +220,11 @@ class _Chooser:
                     f"The engine {chosen.name} has no dtype {self.dtype!r}.",
                     hint=did_you_mean(self.dtype, chosen.dtypes or dtypes),
                 )
+        if self.card.remote is not None:
+            return UnsupportedError(
+                f"{self.card.id} runs at a service ({self.card.remote.url}), not on a machine.",
+                hint="Name an engine that asks services.",
+            )
         stored = self.card.stored.method if self.card.stored else "these"
         return UnsupportedError(
             f"No engine loads {self.card.id} on {self.room.device}"
@@ -266,7 +271,7 @@ class _Chooser:
             needs=attempt.needs if attempt else (),
             estimate=estimate,
             reasons=tuple(reasons),
-            considered=sentences.considered(found),
+            considered=sentences.considered(found, self.wanted),
             changes=changes,
             **values,
             **extra,

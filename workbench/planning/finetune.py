@@ -305,8 +305,6 @@ def _reasons(taken: _Tried, room: Room, *, fits: bool) -> list[str]:
             f"{', '.join(setting.offload).capitalize()} in RAM, by the size of the model: set the "
             "offload lines of configs/accelerate/zero3.yaml."
         )
-    if taken.estimate.uncertain:
-        said.append(f"The memory is uncertain: {taken.estimate.uncertain}.")
     return said
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from workbench.catalog import Card, ModelFiles
 from workbench.catalog.capabilities import EngineFacts, engine_facts
 from workbench.catalog.wanted import quantization_of
+from workbench.planning.plan import gib
 from workbench.planning.policy import Rules
 from workbench.planning.room import Room
 
@@ -181,8 +182,10 @@ def _packed(
     missing = [module for module in needs if room.here and not is_installed(module)]
     weak = rule.capability is not None and (room.capability or 99) < rule.capability
     unpacked = room.device not in rule.devices or weak or bool(missing and method in _AS_TRAINED)
-    if (unpacked and method not in _AS_TRAINED) or (missing and not unpacked):
-        return  # no kernels for it here, and no way to unpack it
+    if unpacked and (name != "none" or (method not in _AS_TRAINED and room.device != "mps")):
+        return  # no kernels for it here, and no way or no reason to unpack it
+    if missing and not unpacked:
+        return
     dtype = packed_dtype(facts, method, room, rules)
     if dtype is None:
         return
@@ -276,6 +279,10 @@ def _from_gguf(
         return
     if card.stored is not None and card.stored.method not in ("fp8",):
         return  # the converter unpacks what it knows; quantizing 4 bit again is no form to plan
+    each = 1 if card.stored else 4 if card.dtype == "fp32" else 2
+    size = (card.architecture.parameters or 0) * each
+    whence = f"{gib(size)} GiB of safetensors" if size else "the safetensors"
+    said = f"No GGUF of it is known: it is made here once, from {whence}."
     made = made_names(facts, card, rules)
     for name in _with_asked(made, asked if asked in facts.quantizations else None):
         yield Form(
@@ -285,6 +292,7 @@ def _from_gguf(
             rank=rules.rank(name),
             repository=card.repository if files is None else None,
             converts=True,
+            notes=(said,) if files is None else (),
         )
 
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 from workbench.catalog import Card, ModelFiles
+from workbench.catalog.header import Header, read_header
 from workbench.errors import WorkbenchError
 from workbench.memory import Estimate
 from workbench.planning.forms import Form
@@ -14,6 +15,8 @@ from workbench.planning.room import Room
 
 _LAYERED = ("transformers", "llama.cpp")
 """Engines that give each GPU whole layers; others cut every tensor."""
+_BYTES_OF = {"MXFP4": "MXFP4_MOE"}
+"""Names of published files to llama.cpp's name of the mix."""
 _MAP_OVERHEAD = 1.02  # accelerate rounds to whole layers and keeps room for the largest one
 
 
@@ -75,10 +78,22 @@ class Placer:
         files: Its local files, or None.
         room: The machine.
         batch: Sequences at a time.
+        full_window: Whether llama.cpp's sliding layers hold the whole context, as
+            llama-cpp-python has it unless ``swa_full`` is given.
     """
 
-    def __init__(self, card: Card, files: ModelFiles | None, room: Room, *, batch: int) -> None:
+    def __init__(
+        self,
+        card: Card,
+        files: ModelFiles | None,
+        room: Room,
+        *,
+        batch: int,
+        full_window: bool = True,
+    ) -> None:
         self.card, self.files, self.room, self.batch = card, files, room, batch
+        self.full_window = full_window
+        self._model = _subject(card, files)
         self._known: dict[tuple[object, Placement], Attempt | None] = {}
         self.trouble = ""
 
@@ -94,27 +109,25 @@ class Placer:
         return self._known[key]
 
     def _estimated(self, form: Form, placement: Placement) -> Attempt:
-        import importlib.util
-
-        from workbench.errors import UnsupportedError
-
-        if importlib.util.find_spec("workbench.memory.inference") is None:
-            raise UnsupportedError("Memory cannot be estimated yet.")
         from workbench.memory.inference import estimate
 
         room = self.room if placement.gpu_layers else self.room.on_cpu()
         layered = form.facts.name in _LAYERED
+        model = self._model
+        if form.unpacked and isinstance(model, Card):
+            model = model.model_copy(update={"stored": None})
         found = estimate(
-            self.card,
+            model,
             engine=form.facts.name,
-            quantization=form.quantization,
+            quantization=_BYTES_OF.get(form.quantization, form.quantization),
             dtype=form.dtype,
             context=placement.context,
             batch=self.batch,
             cache_type=placement.cache_type,
             gpu_layers=placement.gpu_layers,
             experts_on_cpu=placement.experts_on_cpu,
-            flash_attention=flash_attention(form, placement, room.device) is not False,
+            flash_attention=bool(flash_attention(form, placement, room.device)),
+            swa_full=self.full_window,
             device=room.device,
             tensor_parallel=1 if layered else placement.devices,
         )
@@ -142,28 +155,33 @@ class Placer:
         return found
 
     def partial(self, form: Form, context: int, *, cache_type: str = "f16") -> Attempt | None:
-        """Return the form with as little as possible in RAM, or None where it cannot be split."""
+        """Return the form with as little as possible in RAM, or None where it cannot be split.
+
+        Where it does not fit even so, the split that misses least is returned.
+        """
         if self.room.device == "cpu":
             return None
         devices = max(1, len(self.room.device_bytes))
         base = Placement(context=context, cache_type=cache_type, devices=devices)
         if form.facts.name == "llama.cpp":
-            return self._experts(form, base) or self._layers(form, base)
+            experts = self._experts(form, base)
+            if experts is not None and experts.fits:
+                return experts
+            return cheapest(iter((experts, self._layers(form, base))))
         if (
             form.facts.name == "transformers"
             and self.room.device == "cuda"
             and form.quantization == "none"
             and form.packed is None
         ):
-            found = self.attempt(form, dataclasses.replace(base, mapped=True))
-            return found if found is not None and found.fits else None
+            return self.attempt(form, dataclasses.replace(base, mapped=True))
         return None
 
     def _experts(self, form: Form, base: Placement) -> Attempt | None:
         """Keep the experts of the fewest layers in RAM, the rest on the devices."""
         layers = self.card.architecture.layers
-        if self.card.architecture.experts is None or not layers:
-            return None
+        if self.card.architecture.experts is None or not layers or self.room.unified:
+            return None  # in unified memory the RAM is no other place
 
         def placed(count: int) -> Attempt | None:
             return self.attempt(form, dataclasses.replace(base, experts_on_cpu=count))
@@ -183,9 +201,10 @@ class Placer:
 
 
 def _least(placed: Callable[[int], Attempt | None], low: int, high: int) -> Attempt | None:
-    """Return the attempt of the least number that fits the devices and the RAM, by halving.
+    """Return the attempt of the least number that fits the devices, by halving.
 
-    The need of the devices falls with the number, that of the RAM rises.
+    The need of the devices falls with the number, that of the RAM rises: a larger number would fit
+    the RAM no better.
     """
     while low < high:
         middle = (low + high) // 2
@@ -196,8 +215,7 @@ def _least(placed: Callable[[int], Attempt | None], low: int, high: int) -> Atte
             high = middle
         else:
             low = middle + 1
-    found = placed(low)
-    return found if found is not None and found.fits else None
+    return placed(low)
 
 
 def _fits_devices(attempt: Attempt) -> bool:
@@ -248,7 +266,7 @@ def flash_attention(form: Form, placement: Placement, device: str) -> bool | Non
     """
     if form.facts.name != "llama.cpp":
         return None
-    return device != "cpu" or placement.cache_type != "f16"
+    return True if device != "cpu" or placement.cache_type != "f16" else None
 
 
 def max_memory(attempt: Attempt, room: Room) -> dict[str, int]:
@@ -264,6 +282,16 @@ def max_memory(attempt: Attempt, room: Room) -> dict[str, int]:
         for index, size in enumerate(room.device_bytes[: placement.devices])
     }
     return {**found, "cpu": room.host_bytes} if placement.mapped else found
+
+
+def _subject(card: Card, files: ModelFiles | None) -> Card | Header:
+    """Return what is estimated: a GGUF file's own tensors, else what the card says."""
+    if files is None or (files.kind == "safetensors" and card.architecture.parameters):
+        return card
+    try:
+        return read_header(files.path)
+    except WorkbenchError:
+        return card
 
 
 def cheapest(attempts: Iterator[Attempt | None]) -> Attempt | None:

@@ -28,7 +28,8 @@ class Room:
         device_bytes: Usable bytes of each device of that kind, the margin taken off.
         host_bytes: Usable bytes of RAM.
         unified: Whether device and RAM are one memory.
-        margin: What was taken off, in words.
+        margin: What was taken off each device, in words.
+        kept: Share of the RAM that was taken off.
     """
 
     machine: Machine
@@ -37,7 +38,8 @@ class Room:
     device_bytes: tuple[int, ...]
     host_bytes: int
     unified: bool
-    margin: str
+    margin: str = ""
+    kept: float = 0.0
 
     @property
     def name(self) -> str:
@@ -80,7 +82,9 @@ class Room:
             parts.append(f"{each} of {self.device}" if count == 1 else f"{count} times {each}")
         parts.append(f"{gib(self.host_bytes)} GiB of RAM")
         where = self.name or "here"
-        return f"Usable on {where}: {' and '.join(parts)} ({self.margin})."
+        left = self.margin if self.device_bytes else ""
+        said = f"{left}{self.kept:.0%} of the RAM stay free"
+        return f"Usable on {where}: {' and '.join(parts)} ({said})."
 
 
 def room_of(
@@ -136,7 +140,8 @@ def room_of(
         device_bytes=tuple(max(0, size - max(int(size * share), least)) for size in limits),
         host_bytes=int(ram * (1 - kept)),
         unified=unified,
-        margin=f"{share:.0%} of a GPU and {kept:.0%} of the RAM stay free",
+        margin=f"{share:.0%} of a GPU and " if devices else "",
+        kept=kept,
     )
 
 

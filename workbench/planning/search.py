@@ -75,7 +75,8 @@ def search(
         if attempt.fits:
             return Found(attempt=attempt, tried=tuple(tried))
         tried.append(attempt)
-    least = cheapest(iter(tried))
+    wanted_ones = [each for each in tried if each.placement.context == wanted.context]
+    least = cheapest(iter(wanted_ones))
     if least is None:
         return Found(attempt=None, unknown=forms[0] if forms else None)
     return Found(attempt=least, tried=tuple(other for other in tried if other is not least))

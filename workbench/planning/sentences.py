@@ -13,19 +13,21 @@ from workbench.planning.search import Found, Wanted
 _MOST_TRIED = 8
 
 
-def considered(found: Found) -> tuple[str, ...]:
+def considered(found: Found, wanted: Wanted) -> tuple[str, ...]:
     """Return what was tried and does not fit, and by how much, each form in a place once."""
-    said = list(dict.fromkeys(_short(attempt) for attempt in found.tried))
+    said = list(dict.fromkeys(_short(attempt, wanted) for attempt in found.tried))
     if len(said) > _MOST_TRIED:
         left = len(said) - _MOST_TRIED
         said = [*said[:_MOST_TRIED], f"and {left} more that do not fit either."]
     return tuple(said)
 
 
-def _short(attempt: Attempt) -> str:
+def _short(attempt: Attempt, wanted: Wanted) -> str:
     worst = max(attempt.needs, key=lambda need: need.short_bytes)
+    context = attempt.placement.context
+    at = "" if context == wanted.context else f" at context {context}"
     return (
-        f"{described(attempt)} needs {gib(worst.needed_bytes)} GiB of {worst.place}, "
+        f"{described(attempt)}{at} needs {gib(worst.needed_bytes)} GiB of {worst.place}, "
         f"{gib(worst.short_bytes)} GiB too much."
     )
 
@@ -56,6 +58,7 @@ def chosen(
         form = found.unknown
         return [] if form is None else [*form.notes, *_of_dtype(form, room.device, room)]
     said = [room.sentence(), _verdict(attempt, card, policy, rules)]
+    said += _of_ceiling(attempt, card, wanted, rules)
     said += _of_place(attempt, card)
     said += attempt.form.notes
     said += _of_dtype(attempt.form, attempt.device, room)
@@ -63,8 +66,6 @@ def chosen(
         said.append(
             f"Context {attempt.placement.context}: {wanted.context} does not fit with this form."
         )
-    if attempt.estimate.uncertain:
-        said.append(f"The memory is uncertain: {attempt.estimate.uncertain}.")
     return said
 
 
@@ -77,6 +78,17 @@ def _verdict(attempt: Attempt, card: Card, policy: str, rules: Rules) -> str:
         billions = (card.architecture.parameters or 0) / 1e9
         return f"{name}, because the model has {billions:.1f} billion parameters: {needs}."
     return f"{name} is the best form that fits: {needs}."
+
+
+def _of_ceiling(attempt: Attempt, card: Card, wanted: Wanted, rules: Rules) -> list[str]:
+    active = card.architecture.active_parameters or card.architecture.parameters or 0
+    ceiling = rules.ceiling(attempt.device, active)
+    if wanted.form_given or not ceiling or attempt.form.rank != ceiling:
+        return []
+    return [
+        f"Nothing better is considered on {attempt.device}: every token reads all of "
+        f"{active / 1e9:.1f} billion active parameters, and more bits make it slower."
+    ]
 
 
 def _of_place(attempt: Attempt, card: Card) -> list[str]:
