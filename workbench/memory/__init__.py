@@ -2,5 +2,6 @@
 
 from workbench.memory.estimate import Estimate, Part
 from workbench.memory.inference import estimate
+from workbench.memory.training import estimate_training
 
-__all__ = ["Estimate", "Part", "estimate"]
+__all__ = ["Estimate", "Part", "estimate", "estimate_training"]

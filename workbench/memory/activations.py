@@ -87,7 +87,7 @@ def _experts(facts: Architecture, hidden: int, width: int, least: int) -> Live:
     experts = facts.experts
     assert experts is not None
     used, inner = experts.experts_per_token, experts.intermediate_size
-    gate = 2 + _GATE_STEPS.get(facts.model_type or "", 4) - 2
+    gate = _GATE_STEPS.get(facts.model_type or "", 4)
     row = max(4 * hidden, hidden + gate * inner)
     rule = f"{used} experts x {width} B x {row} + {width} B x 4 x {hidden} residual"
     size = used * (width * row + _SORT) + 4 * width * hidden + least

@@ -11,7 +11,7 @@ import functools
 
 from workbench.catalog.architecture import Architecture
 from workbench.memory.ggml_graph import ALIGNMENT, Graph, Node
-from workbench.memory.layers import heads, is_encoder, layers
+from workbench.memory.layers import heads, layers
 
 _MOST_LAYERS = 16
 _F32 = 4
@@ -23,7 +23,6 @@ _SOFT_CAPPED = ("gemma2", "gemma3n")
 _SCALED_RESIDUAL = ("granite", "granitemoe", "granitemoehybrid")
 _LAYER_NORM = ("gpt2", "stablelm", "stablelm_epoch", "phi", "phimoe", "moondream1")
 _BIASED_QKV = ("qwen2", "seed_oss", "phimoe", "gpt_oss", "gpt2")
-_MAPPED = 8
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -399,6 +398,3 @@ def _shown(count: int) -> range | list[int]:
         return range(count)
     half = _MOST_LAYERS // 2
     return [*range(half), *range(count - half, count)]
-
-
-__all__ = ["Batch", "compute_bytes", "is_encoder"]
