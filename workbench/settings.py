@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import functools
+import inspect
+import itertools
 import os
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar, get_args
@@ -28,9 +32,7 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 class Settings(BaseModel):
     """Base of all settings: frozen, keyword-only; an unknown key names the nearest known one."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     @field_validator("*", mode="before")
     @classmethod
@@ -69,10 +71,32 @@ class Settings(BaseModel):
         """
         return cls.of(read_yaml(path), source=str(path))
 
+    @classmethod
+    def meanings(cls) -> dict[str, str]:
+        """Return the line under each field, by name.
+
+        Read from the source when asked: pydantic would parse it for every class that is imported.
+        """
+        found: dict[str, str] = {}
+        for kind in reversed(cls.__mro__):
+            if issubclass(kind, Settings):
+                (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+                assert isinstance(body, ast.ClassDef)
+                found.update(_lines_under_fields(body.body))
+        return {name: found.get(name, "") for name in cls.model_fields}
+
     def changed(self, **changes: Any) -> Self:
         """Return a checked copy with the given values; None means "leave as it is"."""
         given = {name: value for name, value in changes.items() if value is not None}
         return type(self).of({**self.model_dump(), **given}) if given else self
+
+
+def _lines_under_fields(body: Sequence[ast.stmt]) -> Iterator[tuple[str, str]]:
+    for field, below in itertools.pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            text = below.value if isinstance(below, ast.Expr) else None
+            if isinstance(text, ast.Constant) and isinstance(text.value, str):
+                yield field.target.id, inspect.cleandoc(text.value)
 
 
 SettingsType = TypeVar("SettingsType", bound=Settings)

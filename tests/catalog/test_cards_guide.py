@@ -34,8 +34,8 @@ def test_the_tables_are_those_of_the_schema() -> None:
 @pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
 def test_every_key_is_explained(part: type[Settings]) -> None:
     for settings in all_settings(part):
-        for name, field in settings.model_fields.items():
-            assert field.description, f"{settings.__name__}.{name} has no docstring"
+        for name, meaning in settings.meanings().items():
+            assert meaning, f"{settings.__name__}.{name} has no docstring"
             assert f"| `{name}` |" in GUIDE
 
 

@@ -47,8 +47,9 @@ def with_tables(text: str) -> str:
 
 def _table(settings: type[Settings]) -> str:
     lines = ["| key | value | meaning |", "|---|---|---|"]
+    meanings = settings.meanings()
     for name, field in settings.model_fields.items():
-        meaning = " ".join((field.description or "").split()).replace("``", "`")
+        meaning = " ".join(meanings[name].split()).replace("``", "`")
         lines.append(f"| `{name}` | {_value(field)} | {meaning.replace('|', chr(92) + '|')} |")
     return "\n".join(lines)
 

@@ -57,9 +57,12 @@ def search(
     """List the cards of the catalog that match."""
     import shutil
 
-    import workbench as wb
+    if fits is None:
+        from workbench.catalog import catalog
+    else:  # only planning can judge that, and it takes longer to import
+        from workbench.planning import catalog
 
-    found = wb.catalog().search(
+    found = catalog().search(
         words or "",
         task=task,
         language=language,
