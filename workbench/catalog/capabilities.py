@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 
+from pydantic import Field
+
+from workbench.catalog.flavour import Flavour
 from workbench.paths import shipped
 from workbench.settings import Settings
 
@@ -15,6 +18,79 @@ class Needs(Settings):
     """Names of the quantizations."""
     modules: tuple[str, ...]
     """Modules that must be importable."""
+
+
+class Cause(Settings):
+    """What a line in a server's log means."""
+
+    pattern: str
+    """Regular expression, searched in the log without regard to case; the first cause counts."""
+    says: str
+    """The cause in a sentence; ``{1}`` is the pattern's first group."""
+    hint: str = ""
+    """What to do next."""
+
+
+class Words(Settings):
+    """What a server gets on one device besides."""
+
+    arguments: tuple[str, ...] = ()
+    """Further words of the command."""
+    environment: dict[str, str] = {}
+    """Further environment variables."""
+
+
+class ServerFacts(Settings):
+    """How a server is started, asked whether it is ready, and understood when it dies.
+
+    Words may hold ``{program}`` (the interpreter, or the binary), ``{model}``, ``{name}``,
+    ``{host}``, ``{port}``, ``{context}``, ``{whole_context}`` (of all slots together), ``{slots}``,
+    ``{dtype}``, ``{threads}``, ``{gpu_layers}``, ``{cache_type}``, ``{device}``, ``{cache_gib}``
+    and ``{script}``.
+    """
+
+    module: str | None = None
+    """Python module that the server is; its interpreter is this one or one that is named."""
+    program: str | None = None
+    """Name of the binary that the server is."""
+    named_by: str
+    """``WORKBENCH_<...>`` that names the interpreter or the binary."""
+    environments: tuple[str, ...] = ()
+    """Folders of virtual environments in the checkout that are looked at, ``.venv-vllm``."""
+    command: tuple[str, ...]
+    """Words of the command."""
+    instead: str | None = None
+    """Module that carries the server where the binary is not found."""
+    instead_command: tuple[str, ...] = ()
+    """Words of the command then; ``{script}`` is the workbench's own starter."""
+    environment: dict[str, str] = {}
+    """Environment variables."""
+    devices: dict[str, Words] = {}
+    """Words and variables by device."""
+    options: dict[str, tuple[str, ...]] = {}
+    """Words by option of ``load``; ``{value}`` is what was given, true takes them as they are."""
+    options_off: dict[str, tuple[str, ...]] = {}
+    """Words by option that is given as false."""
+    options_environment: dict[str, dict[str, str]] = {}
+    """Environment variables by option that is given and not false."""
+    dtypes: dict[str, str] = {}
+    """Our name of a dtype and the server's."""
+    key_environment: str | None = None
+    """Environment variable that takes the key; None where the server can only be told openly."""
+    ready: str = "/health"
+    """Path that answers 200 when the model is loaded."""
+    flavour: str = "openai"
+    """Dialect of its HTTP interface."""
+    slots: int = 1
+    """Requests at a time, where none are named by ``parallel=``."""
+    patience: float = 600.0
+    """Seconds that it may stay silent and idle while it loads."""
+    grace: float = 10.0
+    """Seconds it gets to end by itself."""
+    causes: tuple[Cause, ...] = ()
+    """What is known of its last words."""
+    noise: str | None = None
+    """Regular expression of lines that say nothing, left out of its last words."""
 
 
 class EngineFacts(Settings):
@@ -40,6 +116,14 @@ class EngineFacts(Settings):
     """Where it runs."""
     powers: tuple[str, ...] = ()
     """What its loaded models can do, where the model itself allows it."""
+    server: ServerFacts | None = None
+    """How it is started, where it is a server of its own."""
+    estimated_as: str | None = None
+    """Engine whose rules its memory follows, where they are not its own."""
+    automatic: bool = True
+    """Whether ``engine="auto"`` may choose it."""
+    flavours: dict[str, Flavour] = Field(default_factory=dict)
+    """Kinds of servers that it speaks to, by name."""
     order: int = 100
     """Preference when several could load the files; the least wins."""
 
@@ -60,3 +144,8 @@ def engine_facts() -> dict[str, EngineFacts]:
         EngineFacts.read(path) for path in sorted(shipped("configs", "engines").glob("*.yaml"))
     ]
     return {facts.name: facts for facts in sorted(found, key=lambda facts: facts.order)}
+
+
+def automatic_engines() -> list[str]:
+    """Return the engines that ``engine="auto"`` may choose, in order of preference."""
+    return [name for name, facts in engine_facts().items() if facts.automatic]

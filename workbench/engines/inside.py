@@ -153,7 +153,7 @@ class Server:
         self._session = engine(plan.engine).open(plan)
         return {
             "powers": sorted(self._session.powers),
-            "grown": dataclasses.asdict(growth.end()),
+            "grown": dataclasses.asdict(getattr(self._session, "grown", None) or growth.end()),
         }
 
     def _call(self, request: dict[str, Any]) -> Any:

@@ -137,7 +137,8 @@ def _with_files(plan: Plan) -> Plan:
 def _here(back_end: Any, plan: Plan) -> tuple[Session, Grown]:
     growth = Growth(plan.engine, plan.device)
     session: Session = back_end.open(plan)
-    return session, growth.end()
+    held: Grown | None = getattr(session, "grown", None)  # a server's, in processes of its own
+    return session, held or growth.end()
 
 
 def _isolated(plan: Plan) -> tuple[Session, Grown]:

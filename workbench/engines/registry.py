@@ -6,18 +6,23 @@ import contextlib
 import dataclasses
 import html
 import importlib
-import importlib.util
 from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
 from workbench.catalog.capabilities import EngineFacts, engine_facts
+from workbench.catalog.server_place import missing_of
 from workbench.engines.base import Engine
 from workbench.errors import InputError, did_you_mean
 
 _CLASSES = {
     "transformers": "workbench.engines.transformers:TransformersEngine",
     "llama.cpp": "workbench.engines.llama_cpp:LlamaCppEngine",
+    "vllm": "workbench.engines.server:VllmEngine",
+    "sglang": "workbench.engines.server:SglangEngine",
+    "tensorrt-llm": "workbench.engines.server:TensorRtLlmEngine",
+    "llama-server": "workbench.engines.server:LlamaServerEngine",
+    "openai": "workbench.engines.openai:OpenAIEngine",
     "scripted": "workbench.engines.scripted:ScriptedEngine",
 }
 
@@ -120,7 +125,7 @@ def engines() -> EngineTable:
 
 
 def _row(facts: EngineFacts) -> EngineRow:
-    missing = tuple(name for name in facts.packages if importlib.util.find_spec(name) is None)
+    missing = missing_of(facts)
     here = [name for name in facts.packages if name not in missing]
     return EngineRow(facts=facts, versions={name: _version(name) for name in here}, missing=missing)
 
