@@ -16,6 +16,7 @@ from workbench.memory.layers import heads, layers
 _FUSED_GATE = ("phi3",)
 _PLAIN = ("gpt2", "phi", "moondream1", "bert")
 _PARALLEL = ("stablelm", "stablelm_epoch")
+_TURNED = {"stablelm": 0.25, "stablelm_epoch": 0.25}  # share of a head that is rotated
 _GATE_STEPS = {"gpt_oss": 9}  # clamped gate and up, sigmoid, products: not one fused operation
 _CHUNK = 256
 _SORT = 48  # int64 of expert, order and inverse order, for each expert of a token
@@ -46,9 +47,9 @@ def per_token(facts: Architecture, *, width: int) -> Live:
         width: Bytes of a value.
     """
     hidden = facts.hidden_size or 0
-    rope = (
-        2 * width * heads(facts).head * (2 if (facts.model_type or "").startswith("gemma3") else 1)
-    )
+    kind = facts.model_type or ""
+    sets = 2 if kind.startswith("gemma3") else 1  # rotary tables of sliding and full layers
+    rope = int(2 * width * heads(facts).head * sets * _TURNED.get(kind, 1))
     least = rope + 8
     found = [_feed_forward(facts, hidden, width, least)]
     if facts.experts:
