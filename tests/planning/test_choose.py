@@ -156,10 +156,10 @@ def test_packed_weights_are_not_packed_on_metal() -> None:
     calibrated = check(planned("qwen2.5-32b-instruct-awq", "128GB-mac"))
     assert calibrated.device == "mps"
     assert calibrated.estimate.weights > 65e9
-    assert planned("qwen2.5-32b-instruct-awq", "32GB-mac").fits is False
+    assert planned("qwen2.5-32b-instruct-awq", "32GB-mac", device="mps").fits is False
 
 
-def test_vllm_gets_its_cache_in_bytes_and_older_ones_no_bf16_for_awq() -> None:
+def test_older_engines_and_gpus_get_no_bf16_for_packed_weights() -> None:
     from workbench.catalog.capabilities import EngineFacts
     from workbench.planning.forms import packed_dtype
     from workbench.planning.room import room_of
@@ -271,3 +271,16 @@ def test_a_plan_for_this_machine_needs_installed_engines(monkeypatch: pytest.Mon
         wb.plan("tiny-chat", engine="llama.cpp")
     assert planned("qwen2.5-32b-instruct", "24GB-cuda").engine == "llama.cpp"
     assert not forms.is_gpu_built()
+
+
+def test_a_server_is_chosen_by_name_only() -> None:
+    assert planned("qwen2.5-7b-instruct", "24GB-cuda").engine in ("transformers", "llama.cpp")
+    found = check(planned("qwen2.5-7b-instruct", "24GB-cuda", engine="vllm"))
+    assert (found.engine, found.quantization) == ("vllm", "none")
+    # what its server is told as kv_cache_memory_bytes: a share would count what others hold
+    assert found.estimate.cache >= 8192 * 57344
+    two = check(planned("qwen2.5-32b-instruct", "2x80GB-cuda", engine="vllm", tensor_parallel=2))
+    one = check(planned("qwen2.5-32b-instruct", "2x80GB-cuda", engine="vllm"))
+    assert two.tensor_parallel == 2
+    assert two.estimate.weights < 0.6 * one.estimate.weights
+    assert two.needs[0].needed_bytes > one.needs[0].needed_bytes  # two runtimes beside the halves

@@ -5,6 +5,6 @@ from workbench.planning.choose import plan
 from workbench.planning.estimates import estimate
 from workbench.planning.fits import catalog
 from workbench.planning.given import AUTO
-from workbench.planning.plan import Plan
+from workbench.planning.planned import Plan
 
 __all__ = ["AUTO", "Plan", "catalog", "estimate", "plan", "require_memory"]

@@ -7,10 +7,10 @@ import math
 from collections.abc import Iterable, Iterator
 
 from workbench.catalog import Card, ModelFiles, catalog
-from workbench.catalog.capabilities import engine_facts
+from workbench.catalog.capabilities import automatic_engines
 from workbench.planning.forms import Form, forms_of
 from workbench.planning.offload import Attempt, Placer
-from workbench.planning.plan import gib
+from workbench.planning.planned import gib
 from workbench.planning.policy import GIB, rules
 from workbench.planning.room import Room
 from workbench.planning.search import Wanted, search
@@ -141,7 +141,7 @@ class _Question:
     def _search(
         self, card: Card, files: ModelFiles | None, room: Room, wanted: Wanted
     ) -> Attempt | None:
-        forms = forms_of(card, files, room=room, rules=rules(), engines=engine_facts())
+        forms = forms_of(card, files, room=room, rules=rules(), engines=automatic_engines())
         found = search(forms, Placer(card, files, room, batch=self.batch), wanted, rules())
         return found.attempt if found.attempt is not None and found.attempt.fits else None
 

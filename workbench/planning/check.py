@@ -5,7 +5,8 @@ from __future__ import annotations
 from workbench.errors import MemoryShortError, WorkbenchError
 from workbench.memory import Estimate
 from workbench.planning.choose import plan as make_plan
-from workbench.planning.plan import Need, Plan, gib
+from workbench.planning.given import AUTO
+from workbench.planning.planned import Need, Plan, gib
 from workbench.planning.policy import rules
 from workbench.planning.room import Room, room_of
 
@@ -70,7 +71,7 @@ def _changes(plan: Plan) -> tuple[str, ...]:
             gpu_layers=plan.gpu_layers if plan.device != "cpu" else None,
             experts_on_cpu=plan.experts_on_cpu or None,
             margin=0.0,
-            **({"dtype": plan.dtype} if plan.dtype else {}),
+            dtype=plan.dtype or AUTO,
         )
     except WorkbenchError:
         return plan.changes

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.catalog import Card, ModelFiles
-from workbench.catalog.capabilities import EngineFacts, engine_facts
+from workbench.catalog.capabilities import EngineFacts, automatic_engines, engine_facts
 from workbench.catalog.source import find_local
 from workbench.errors import InputError, UnsupportedError, WorkbenchError, did_you_mean
 from workbench.machine import Machine
@@ -30,8 +30,10 @@ from workbench.planning.given import (
     named_engine,
 )
 from workbench.planning.offload import Attempt, Placer, flash_attention, max_memory
-from workbench.planning.plan import Plan
+from workbench.planning.planned import Plan
 from workbench.planning.policy import rules
+from workbench.planning.remote import ENGINE as REMOTE
+from workbench.planning.remote import Backend, backend_for, remote_plan
 from workbench.planning.room import Room, room_of
 from workbench.planning.search import Found, Wanted, search
 
@@ -90,6 +92,10 @@ def plan(
         MissingPackageError: The engine's package is not installed.
     """
     check_names(policy=policy, task=task, cache_type=cache_type, batch=batch)
+    backend = Backend(engine=engine) if machine else backend_for(model, engine, options)
+    if backend.engine == REMOTE:
+        return remote_plan(model, backend, context=context, options=options)
+    engine = backend.engine
     card, files = find(model, engine)
     facts = named_engine(engine)
     extra = {"threads": threads, "adapter": check_adapter(adapter), "options": options}
@@ -122,10 +128,13 @@ def plan(
         gpu_layers=gpu_layers if gpu_layers is not None else card_layers(card),
         experts_on_cpu=experts_on_cpu,
         devices=tensor_parallel,
+        device_given=device != AUTO,
         form_given=asked is not None or (facts is not None and facts.name == "transformers"),
     )
     chooser = _Chooser(card, files, room, wanted, batch, asked, dtype, policy)
-    return chooser.plan(facts, context=context, extra=extra)
+    found = chooser.plan(facts, context=context, extra=extra)
+    said = (backend.reason,) if backend.reason else ()
+    return dataclasses.replace(found, reasons=(*said, *found.reasons)) if said else found
 
 
 class _Chooser:
@@ -151,7 +160,7 @@ class _Chooser:
     ) -> Plan:
         """Return the plan of the first form that fits, else of the one that misses least."""
         room, reasons = self.room, list[str]()
-        engines = [facts.name] if facts else list(engine_facts())
+        engines = [facts.name] if facts else automatic_engines()
         if room.here and room.device != "cpu" and engines == ["llama.cpp"] and not is_gpu_built():
             room = room.on_cpu()
             reasons.append("On the CPU, because this llama-cpp-python was built without a GPU.")
@@ -169,7 +178,7 @@ class _Chooser:
         found = self.search_in(room, engines)
         if room.device == "cpu" or (found.attempt is not None and found.attempt.fits):
             return found, room
-        if self.wanted.placed:
+        if self.wanted.placed or self.wanted.device_given:
             return found, room
         alone = self.search_in(room.on_cpu(), engines)
         if alone.attempt is not None and (found.attempt is None or alone.attempt.fits):

@@ -9,14 +9,16 @@ from typing import Any
 from workbench.catalog import Card, ModelFiles, catalog
 from workbench.errors import InputError, UnsupportedError, WorkbenchError, did_you_mean
 from workbench.memory import Estimate
+from workbench.memory.training import estimate_training
+from workbench.memory.training_setting import Method, Sharding
 from workbench.planning.changes import SOLD_GPU, SOLD_RAM
 from workbench.planning.forms import has_bf16
-from workbench.planning.plan import Need, Plan, gib
+from workbench.planning.planned import Need, Plan, gib
 from workbench.planning.policy import GIB, Rules, rules
 from workbench.planning.room import Room
 
 AUTO = "auto"
-_METHODS = {"none": "lora", "int8": "qlora", "nf4": "qlora"}
+_METHODS: dict[str, Method] = {"none": "lora", "int8": "qlora", "nf4": "qlora"}
 _MOST_TRIED = 6
 
 
@@ -41,7 +43,7 @@ class Setting:
     checkpointing: bool
     optimizer: str
     devices: int = 1
-    sharding: str = "ddp"
+    sharding: Sharding = "ddp"
     offload: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -57,7 +59,7 @@ class Setting:
     @property
     def base(self) -> str:
         """The base in words."""
-        return "16-bit" if self.quantization == "none" else self.quantization
+        return "plain" if self.quantization == "none" else self.quantization
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +193,7 @@ def _by_size_offload(card: Card, base: str, found: Rules) -> tuple[str, ...]:
     return found.size_offload(int((card.architecture.parameters or 0) * size))
 
 
-def _sharings(base: str, count: int, found: Rules) -> list[tuple[str, int]]:
+def _sharings(base: str, count: int, found: Rules) -> list[tuple[Sharding, int]]:
     """Return how the GPUs share: copies where the base fits on one, else a base that is cut."""
     if count == 1:
         return [("ddp", 1)]
@@ -207,8 +209,6 @@ def _batches(batch: int | None, found: Rules) -> list[tuple[bool, int]]:
 
 
 def _attempt(card: Card, setting: Setting, room: Room) -> _Tried:
-    from workbench.memory.training import estimate_training
-
     estimate = estimate_training(
         card,
         method=_METHODS[setting.quantization],
@@ -217,9 +217,9 @@ def _attempt(card: Card, setting: Setting, room: Room) -> _Tried:
         batch=setting.batch,
         sequence=setting.length,
         gradient_checkpointing=setting.checkpointing,
-        optimizer=setting.optimizer,
+        optimizer=setting.optimizer.replace("_", "-"),
         devices=setting.devices,
-        sharding=setting.sharding,
+        sharding=setting.sharding if setting.devices > 1 else "none",
         offload=setting.offload,
         dtype=_dtype(room),
         device=room.device,
@@ -264,7 +264,7 @@ def _made(
         fits=fits,
         needs=taken.needs,
         estimate=taken.estimate,
-        reasons=tuple(_reasons(taken, room, fits=fits)),
+        reasons=tuple(_reasons(card, taken, room, fits=fits, policy=policy)),
         considered=tuple(_considered(before)),
         changes=() if fits else _changes(card, taken, room),
     )
@@ -287,14 +287,17 @@ def _recipe(setting: Setting) -> dict[str, Any]:
     }
 
 
-def _reasons(taken: _Tried, room: Room, *, fits: bool) -> list[str]:
+def _reasons(card: Card, taken: _Tried, room: Room, *, fits: bool, policy: str) -> list[str]:
     setting = taken.setting
     said = [room.sentence()]
     needs = " and ".join(str(need) for need in taken.needs)
     verdict = "is the first that fits" if fits else "misses least"
     said.append(f"{setting} {verdict}: {needs}.")
-    if setting.quantization != "none":
-        said.append(f"A base in {setting.quantization}, because one of 16 bits does not fit.")
+    if policy == "by-size":
+        billions = (card.architecture.parameters or 0) / 1e9
+        said.append(f"A {setting.base} base, because it has {billions:.1f} billion parameters.")
+    elif setting.quantization != "none":
+        said.append(f"A base in {setting.quantization}, because a plain one does not fit.")
     if setting.checkpointing:
         said.append("Activations are recomputed: less memory, about a quarter more time.")
     if setting.devices > 1:
@@ -354,7 +357,21 @@ def _changes(card: Card, taken: _Tried, room: Room) -> tuple[str, ...]:
             found.append(f"{other.id} instead, by qlora in nf4.")
             break
     found += _larger(card, small, room, fits)
+    found += _more_gpus(card, setting, room, fits)
     return tuple(found[:3])
+
+
+def _more_gpus(card: Card, setting: Setting, room: Room, fits: Any) -> list[str]:
+    """Return how many GPUs like these hold a plain base that is cut over them."""
+    if room.device != "cuda":
+        return []
+    for count in (2, 4, 8, 16):
+        cut = dataclasses.replace(
+            setting, quantization="none", devices=count, sharding="fsdp", checkpointing=True
+        )
+        if count > setting.devices and fits(card, cut, room):
+            return [f"{count} GPUs like this: {cut}."]
+    return []
 
 
 def _larger(card: Card, setting: Setting, room: Room, fits: Any) -> list[str]:

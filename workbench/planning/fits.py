@@ -8,7 +8,7 @@ from typing import Any
 
 from workbench.catalog import Card, Shelf, locate
 from workbench.catalog import catalog as all_cards
-from workbench.catalog.capabilities import engine_facts
+from workbench.catalog.capabilities import automatic_engines
 from workbench.errors import WorkbenchError
 from workbench.machine import Machine
 from workbench.planning.forms import Form, forms_of
@@ -61,7 +61,7 @@ def _fits(card: Card, rooms: list[Room]) -> bool | None:
     for room in rooms:
         try:
             files = locate(card) if card.source_is_local else None
-            forms = forms_of(card, files, room=room, rules=rules(), engines=engine_facts())
+            forms = forms_of(card, files, room=room, rules=rules(), engines=automatic_engines())
             answer = _in_room(card, forms, Placer(card, files, room, batch=1))
         except WorkbenchError:
             answer = None

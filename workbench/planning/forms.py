@@ -10,8 +10,9 @@ from pathlib import Path
 
 from workbench.catalog import Card, ModelFiles
 from workbench.catalog.capabilities import EngineFacts, engine_facts
+from workbench.catalog.server_place import missing_of
 from workbench.catalog.wanted import quantization_of
-from workbench.planning.plan import gib
+from workbench.planning.planned import gib
 from workbench.planning.policy import Rules
 from workbench.planning.room import Room
 
@@ -67,7 +68,7 @@ def is_installed(module: str) -> bool:
 
 def installed(facts: EngineFacts) -> bool:
     """Return whether all packages of an engine are here."""
-    return all(importlib.util.find_spec(name) is not None for name in facts.packages)
+    return not missing_of(facts)
 
 
 def forms_of(
@@ -93,7 +94,9 @@ def forms_of(
     found: list[Form] = []
     for name in engines:
         facts = known.get(name)
-        if facts is None or not facts.formats or (room.here and not installed(facts)):
+        if facts is None or not facts.formats:
+            continue
+        if room.here and facts.server is None and not installed(facts):
             continue
         if room.device not in facts.devices:
             continue

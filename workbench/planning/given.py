@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 from workbench.catalog import Card, ModelFiles, catalog, locate, resolve
-from workbench.catalog.capabilities import EngineFacts, engine_facts
+from workbench.catalog.capabilities import EngineFacts, automatic_engines, engine_facts
+from workbench.catalog.server_place import missing_of
 from workbench.errors import InputError, MissingPackageError, UnsupportedError, did_you_mean
 from workbench.planning.forms import ready_names, sixteen_bit_gguf
 from workbench.planning.policy import POLICIES, TASKS, Rules
@@ -57,7 +57,9 @@ def named_engine(engine: str) -> EngineFacts | None:
 
 def check_installed(facts: EngineFacts) -> None:
     """Refuse an engine whose packages are not on this machine."""
-    missing = [name for name in facts.packages if importlib.util.find_spec(name) is None]
+    if facts.server is not None:
+        return  # its own engine looks for it, where an option of the load may name it
+    missing = missing_of(facts)
     if missing:
         raise MissingPackageError(
             f"The engine {facts.name} needs {', '.join(missing)}, which is not installed.",
@@ -152,7 +154,8 @@ def asked_form(
         if facts is not None and "gguf" in facts.formats and _is_plain(card, files):
             return sixteen_bit_gguf(card.dtype)
         return "none"
-    engines = [facts] if facts is not None else list(engine_facts().values())
+    every = engine_facts()
+    engines = [facts] if facts is not None else [every[name] for name in automatic_engines()]
     names = {name.lower(): name for each in engines for name in known_forms(each, card, found)}
     exact = names.get(quantization.lower())
     if exact is None:

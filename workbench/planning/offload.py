@@ -10,7 +10,7 @@ from workbench.catalog.header import Header, read_header
 from workbench.errors import WorkbenchError
 from workbench.memory import Estimate
 from workbench.planning.forms import Form
-from workbench.planning.plan import Need
+from workbench.planning.planned import Need
 from workbench.planning.room import Room
 
 _LAYERED = ("transformers", "llama.cpp")
@@ -118,7 +118,7 @@ class Placer:
             model = model.model_copy(update={"stored": None})
         found = estimate(
             model,
-            engine=form.facts.name,
+            engine=form.facts.estimated_as or form.facts.name,
             quantization=_BYTES_OF.get(form.quantization, form.quantization),
             dtype=form.dtype,
             context=placement.context,

@@ -11,7 +11,7 @@ from workbench.errors import InputError, UnsupportedError
 from workbench.machine import Machine, default_device
 from workbench.machine import machine as this_machine
 from workbench.memory import Estimate
-from workbench.planning.plan import Need, gib
+from workbench.planning.planned import Need, gib
 from workbench.planning.policy import GIB, Rules
 
 DEVICES = ("cpu", "cuda", "mps")

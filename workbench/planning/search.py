@@ -25,6 +25,7 @@ class Wanted:
         experts_on_cpu: First layers whose experts stay in RAM.
         devices: Devices that share the model.
         form_given: Whether the user named the quantization.
+        device_given: Whether the user named the device.
     """
 
     contexts: tuple[int, ...]
@@ -33,6 +34,7 @@ class Wanted:
     experts_on_cpu: int | None = None
     devices: int | None = None
     form_given: bool = False
+    device_given: bool = False
 
     @property
     def context(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from workbench.catalog import Card
 from workbench.planning.forms import Form
 from workbench.planning.offload import Attempt
-from workbench.planning.plan import gib
+from workbench.planning.planned import gib
 from workbench.planning.policy import Rules
 from workbench.planning.room import Room
 from workbench.planning.search import Found, Wanted
@@ -106,7 +106,8 @@ def _of_place(attempt: Attempt, card: Card) -> list[str]:
             "computed from RAM: the more of them, the slower."
         ]
     if placement.devices > 1:
-        return [f"{placement.devices} devices share the layers, because one does not hold them."]
+        shared = "the layers" if attempt.form.facts.server is None else "every tensor"
+        return [f"{placement.devices} devices share {shared}."]
     return []
 
 
@@ -114,7 +115,7 @@ def _of_dtype(form: Form, device: str, room: Room) -> list[str]:
     if form.quantization in ("F16", "BF16"):
         return [_sixteen_bits(form.quantization)]
     if form.packed in ("awq", "gptq") and form.dtype == "fp16":
-        return [f"fp16, because {form.facts.name} computes {form.packed.upper()} in it here."]
+        return [f"fp16, in which every engine and GPU that loads {form.packed.upper()} computes."]
     if form.packed == "mxfp4" and form.dtype == "bf16":
         return ["bf16, because MXFP4 computes in nothing else."]
     if device == "cpu" and form.dtype == "fp32":
