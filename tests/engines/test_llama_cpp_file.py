@@ -38,8 +38,8 @@ def test_nothing_is_printed_while_loading_and_answering(
 
 def test_tokens_longer_than_32_bytes_are_not_lost(opened: Callable[..., Model]) -> None:
     """The wrapper drops them on the way to text; the embedded model has none: one is lent."""
-    session = opened("llama.cpp", False)._session
-    original = session._c
+    words = opened("llama.cpp", False)._session.words
+    original = words._c
 
     class Lending:
         def __getattr__(self, name: str) -> object:
@@ -52,11 +52,12 @@ def test_tokens_longer_than_32_bytes_are_not_lost(opened: Callable[..., Model]) 
             buffer[: len(text)] = text
             return len(text)
 
-    session._c, kept = Lending(), dict(session._pieces)
-    session._pieces.clear()
+    words._c, kept = Lending(), dict(words._bytes)
+    words._bytes.clear()
     try:
+        session = opened("llama.cpp", False)._session
         assert session.detokenize([77]) == b"#" * 200
     finally:
-        session._c = original
-        session._pieces.clear()
-        session._pieces.update(kept)
+        words._c = original
+        words._bytes.clear()
+        words._bytes.update(kept)

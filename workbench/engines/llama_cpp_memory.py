@@ -15,6 +15,11 @@ from workbench.planning import Plan
 
 _EXPERTS = r"blk\.{layer}\.ffn_(up|down|gate|gate_up)_(ch|)exps"
 """Tensors of one layer's experts, as llama.cpp's own option for them names them."""
+_CACHE_TYPES = {
+    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "iq4_nl": 20,
+    "bf16": 30,
+}  # fmt: skip
+"""ggml's numbers of the types that llama.cpp's own programs allow in a cache."""
 _patching = threading.Lock()
 
 
@@ -32,17 +37,8 @@ def memory_arguments(module: Any, plan: Plan) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     if plan.cache_type != "f16":
-        types = {
-            name.removeprefix("GGML_TYPE_").lower(): getattr(module, name)
-            for name in dir(module)
-            if name.startswith("GGML_TYPE_")
-        }
-        if plan.cache_type not in types:
-            raise InputError(
-                f"llama.cpp has no cache type {plan.cache_type!r}.",
-                hint=did_you_mean(plan.cache_type, types),
-            )
-        found |= {"type_k": types[plan.cache_type], "type_v": types[plan.cache_type]}
+        kind = cache_type(plan.cache_type)
+        found |= {"type_k": kind, "type_v": kind}
     if plan.flash_attention is not None:
         found["flash_attn"] = plan.flash_attention
     if plan.device == "cuda":
@@ -51,6 +47,19 @@ def memory_arguments(module: Any, plan: Plan) -> dict[str, Any]:
         else:
             found["tensor_split"] = [1.0] * plan.tensor_parallel
     return found
+
+
+def cache_type(name: str) -> int:
+    """Return ggml's number of a type by its name, ``f16`` or ``q8_0``.
+
+    Raises:
+        InputError: There is no such type.
+    """
+    if name not in _CACHE_TYPES:
+        raise InputError(
+            f"llama.cpp has no cache type {name!r}.", hint=did_you_mean(name, _CACHE_TYPES)
+        )
+    return _CACHE_TYPES[name]
 
 
 @contextlib.contextmanager
@@ -77,7 +86,7 @@ def tensors_in_ram(module: Any, patterns: Sequence[str]) -> Iterator[None]:
     overrides = (_Override * (len(patterns) + 1))(
         *(_Override(pattern.encode(), buffer) for pattern in patterns)
     )
-    library = importlib.import_module("llama_cpp.llama_cpp")
+    library: Any = importlib.import_module("llama_cpp.llama_cpp")
     with _patching:
         original = library.llama_model_default_params
 
