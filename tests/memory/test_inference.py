@@ -162,6 +162,25 @@ def test_mlx_reads_prompts_in_steps() -> None:
     assert estimate("qwen3-8b", context=300, **base).cache == 36 * 512 * 4096  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("card", "form", "measured"),
+    [
+        ("qwen3-4b", "none", 9.02),
+        ("qwen3-4b", "8bit", 5.254),
+        ("qwen3-4b", "6bit", 4.25),
+        ("qwen3-4b", "5bit", 3.86),
+        ("qwen3-4b", "4bit", 3.35),
+        ("qwen3-30b-a3b", "8bit", 33.46),
+    ],
+)
+def test_mlx_lms_published_peaks_are_met_within_five_per_cent(
+    card: str, form: str, measured: float
+) -> None:
+    """GB at a prompt of 2048 and 128 new tokens (ml-explore/mlx-lm, BENCHMARKS.md), same shapes."""
+    found = estimate(card, engine="mlx", quantization=form, device="mps", context=2176, prompt=2048)
+    assert found.total("device") / 1e9 == pytest.approx(measured, rel=0.05)
+
+
 def test_an_embedding_model_keeps_no_cache_in_transformers() -> None:
     assert estimate("qwen3-embedding-0.6b", engine="transformers", context=1024).cache == 0
     assert estimate("mxbai-embed-large-v1", engine="llama.cpp", context=512).cache == 0

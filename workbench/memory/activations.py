@@ -19,6 +19,7 @@ _PARALLEL = ("stablelm", "stablelm_epoch")
 _TURNED = {"stablelm": 0.25, "stablelm_epoch": 0.25}  # share of a head that is rotated
 _GATE_STEPS = {"gpt_oss": 9}  # clamped gate and up, sigmoid, products: not one fused operation
 _CHUNK = 256
+_LAYERS_IN_FLIGHT = 2.5
 _SORT = 48  # int64 of expert, order and inverse order, for each expert of a token
 _SCORES = {"bf16": 10, "fp16": 6, "fp32": 8}
 """Bytes of one attention score at softmax: bf16 scores, an fp32 copy, the fp32 result."""
@@ -131,6 +132,31 @@ def prefill_part(
     return Part(
         name="activations", bytes=round(size), rule=rule + many, place=place, group="activations"
     )
+
+
+def in_flight_part(facts: Architecture, *, tokens: int, dtype: str, place: Place) -> Part:
+    """Return MLX's activations: the outputs of all operations that are under way.
+
+    MLX keeps what at most ten tasks need (``MAX_ACTIVE_TASKS``), about 2.5 layers: so much is in
+    the published peaks of Qwen3-4B and of Qwen3-30B-A3B at a prompt of 2048 tokens.
+
+    Args:
+        facts: The architecture.
+        tokens: Tokens of one step of the prompt.
+        dtype: Compute dtype.
+        place: Where they are.
+    """
+    width = 4 if dtype == "fp32" else 2
+    hidden, found = facts.hidden_size or 0, heads(facts)
+    inner = 3 * (facts.intermediate_size or 4 * hidden)
+    if facts.experts:
+        experts = facts.experts
+        inner = experts.experts_per_token * (3 * experts.intermediate_size + 2 * hidden)
+        inner += 3 * (experts.shared_intermediate_size or 0)
+    values = inner + 6 * hidden + 3 * found.query + 4 * found.key
+    rule = f"{tokens} tokens x {_LAYERS_IN_FLIGHT} layers x {width} B x {values} outputs"
+    size = round(tokens * _LAYERS_IN_FLIGHT * width * values)
+    return Part(name="activations", bytes=size, rule=rule, place=place, group="activations")
 
 
 def logits_part(

@@ -10,7 +10,7 @@ from workbench.catalog.architecture import Architecture
 from workbench.catalog.card import Card
 from workbench.catalog.header_view import Header
 from workbench.errors import InputError, UnsupportedError
-from workbench.memory.activations import logits_part, per_token, prefill_part
+from workbench.memory.activations import in_flight_part, logits_part, per_token, prefill_part
 from workbench.memory.cache import CacheUse, cache_parts, check_cache_type, growth_part
 from workbench.memory.estimate import Estimate, Part, Place
 from workbench.memory.layers import heads
@@ -302,15 +302,13 @@ def _mlx(found: Subject, use: CacheUse, how: _Plain) -> _Made:
         )
     )
     parts.append(process_part("mlx"))
-    doubts = ["MLX's graph is taken to hold what transformers' does, for one step of the prompt"]
+    doubts = ["how much MLX has under way at once is known from two published peaks"]
     try:
         cache = cache_parts(facts, use) if found.generates else ()
-        step = prefill_part(
+        step = in_flight_part(
             facts,
-            tokens=min(use.prompt, _PREFILL_STEP),
-            sequences=use.sequences,
+            tokens=min(use.prompt, _PREFILL_STEP) * use.sequences,
             dtype=use.dtype,
-            attention="sdpa",
             place=use.place,
         )
     except UnsupportedError as error:
