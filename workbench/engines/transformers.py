@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from workbench.engines.transformers_adapters import kind_of_adapter, require_peft
 from workbench.engines.transformers_session import TransformersSession
 from workbench.errors import FormatError, UnsupportedError
 from workbench.planning import Plan
@@ -16,6 +17,8 @@ _TALKATIVE = ("bitsandbytes.autograd._functions", "bitsandbytes.backends.cpu.ops
 _NO_NEWS = ("inputs will be cast", "from kernels-community")
 _ON_LOAD = ("int8", "nf4")
 """Quantizations made while loading; others lie in the files."""
+_OURS = ("prefix_reuse",)
+"""Options that are the session's, not the library's."""
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -36,9 +39,12 @@ class TransformersEngine:
             torch.set_num_threads(plan.threads)
         tokenizer = _load_tokenizer(plan)
         model = _load_model(plan)
-        if plan.adapter is not None:
-            model = _with_adapter(model, plan)
-        return TransformersSession(model.eval(), tokenizer, plan)
+        if plan.adapter is None or kind_of_adapter(plan.adapter) == "LORA":
+            session = TransformersSession(model.eval(), tokenizer, plan)
+            if plan.adapter is not None:
+                session.use_adapter(plan.adapter)
+            return session
+        return TransformersSession(_with_adapter(model, plan).eval(), tokenizer, plan)
 
 
 def _load_tokenizer(plan: Plan) -> Any:
@@ -56,6 +62,8 @@ def _load_model(plan: Plan) -> Any:
     from transformers import AutoModelForCausalLM
 
     arguments: dict[str, Any] = {"trust_remote_code": False, **plan.options}
+    for name in _OURS:
+        arguments.pop(name, None)
     if plan.quantization in _ON_LOAD:
         arguments["quantization_config"] = _quantization(plan)
     if plan.max_memory:
@@ -134,6 +142,7 @@ def _no_progress_bar() -> Iterator[None]:
 
 
 def _with_adapter(model: Any, plan: Plan) -> Any:
+    require_peft()
     from peft import PeftModel
 
     return PeftModel.from_pretrained(model, str(plan.adapter), is_trainable=False)

@@ -11,7 +11,7 @@ from workbench.engines.base import reply_limit
 from workbench.engines.choice import Choice
 from workbench.engines.text import pieces
 from workbench.errors import WorkbenchError
-from workbench.messages import Message, Piece, Reply, Sampling
+from workbench.messages import Likelihood, Message, Piece, Reply, Sampling
 
 if TYPE_CHECKING:
     from workbench.engines.transformers_session import TransformersSession
@@ -26,6 +26,8 @@ class _Row:
         self.ids = ids
         self.taken: list[Piece] = []
         self._waiting: deque[int] = deque()
+        self._session, self._count = session, sampling.top_logprobs
+        self._likelihood: tuple[float, tuple[Likelihood, ...]] = (0.0, ())
         self._choose = Choice(sampling, ids, session.device)
         self._pieces = pieces(
             self._tokens(),
@@ -35,6 +37,7 @@ class _Row:
             to_bytes=session.bytes_of.visible,
             stop=sampling.stop,
             began=time.perf_counter(),
+            likelihood=(lambda: self._likelihood) if self._count else None,
         )
 
     def _tokens(self) -> Iterator[int]:
@@ -44,6 +47,8 @@ class _Row:
     def take(self, logits: Any) -> int:
         """Choose the next token from the logits of this row and keep the piece it makes."""
         token = self._choose(logits)
+        if self._count:
+            self._likelihood = self._session.likelihood_of(logits, token, self._count)
         self._waiting.append(token)
         self.taken.append(next(self._pieces))
         return token

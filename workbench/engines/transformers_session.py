@@ -5,14 +5,17 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.engines.base import Power, check_ids
 from workbench.engines.choice import Choice
 from workbench.engines.local import LocalSession
+from workbench.engines.prefix import KeptPrefix
+from workbench.engines.transformers_adapters import Adapters
 from workbench.engines.vocabulary import TokenBytes
 from workbench.errors import EngineError, InputError, UnsupportedError
-from workbench.messages import Message, Reply, Sampling
+from workbench.messages import Likelihood, Message, Reply, Sampling
 from workbench.planning import Plan
 
 if TYPE_CHECKING:
@@ -20,6 +23,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SCORED_AT_ONCE = 512
+_ALWAYS = (
+    Power.TOKENIZE,
+    Power.COMPLETE,
+    Power.SCORE,
+    Power.BATCH,
+    Power.ADAPTERS,
+    Power.LOGPROBS,
+)
 
 
 class TransformersSession(LocalSession):
@@ -31,16 +42,20 @@ class TransformersSession(LocalSession):
 
     def __init__(self, model: Any, tokenizer: Any, plan: Plan) -> None:
         self._model = model
+        self._adapters = Adapters(model, plan.adapter if hasattr(model, "get_base_model") else None)
         self.tokenizer = tokenizer
         self.context = plan.context
         self.bytes_of = TokenBytes(tokenizer)
         self.ends = end_ids(model, tokenizer)
         self.vocabulary = int(model.config.get_text_config().vocab_size)
-        powers = {Power.TOKENIZE, Power.COMPLETE, Power.SCORE, Power.BATCH, Power.ADAPTERS}
+        powers = set(_ALWAYS)
         if tokenizer.chat_template:
             powers.add(Power.RENDER)
         self.powers = frozenset(powers)
-        self._forward = _forward_of(model)
+        self._forward = _forward_of(self._model)
+        self._reuses = bool(plan.options.get("prefix_reuse", True))
+        self.prefix = KeptPrefix(model.config, enabled=self._reuses)
+        self._last: tuple[Any, int, int] | None = None
         last_only = "logits_to_keep" in inspect.signature(self._forward.forward).parameters
         self._last_only = {"logits_to_keep": 1} if last_only else {}
         self._tokenizer_lock = threading.RLock()  # fast tokenizers refuse two callers at once
@@ -48,7 +63,7 @@ class TransformersSession(LocalSession):
     @property
     def raw(self) -> Any:
         """The ``PreTrainedModel`` (a ``PeftModel`` with an adapter)."""
-        return self._model
+        return self._adapters.shown
 
     @property
     def device(self) -> Any:
@@ -62,11 +77,23 @@ class TransformersSession(LocalSession):
         import torch
 
         kind = self.device.type
+        self.prefix.close()
         self._model = self._forward = self.tokenizer = None
+        self._adapters = Adapters(None)
         if kind == "cuda":
             torch.cuda.empty_cache()
         elif kind == "mps":
             torch.mps.empty_cache()
+
+    def use_adapter(self, folder: Path | None) -> None:
+        """Answer with this LoRA adapter from now on, or with the base model."""
+        try:
+            self._adapters.use(folder)
+        finally:  # keys and values of the one are not those of the other
+            self.prefix.close()
+            self.prefix = KeptPrefix(self._adapters.base.config, enabled=self._reuses)
+            self._model = self._adapters.model
+            self._forward = _forward_of(self._model)
 
     def tokenize(self, text: str) -> list[int]:
         """Return the ids of ``text``; special tokens written in it are parsed, none is added."""
@@ -118,17 +145,56 @@ class TransformersSession(LocalSession):
         return [start, *plain] if added else plain
 
     def _tokens(self, ids: list[int], sampling: Sampling) -> Iterator[int]:
+        """Yield sampled ids; the cache is whole, and kept, only while no forward pass runs."""
         import torch
 
         choose = Choice(sampling, ids, self.device)
-        feed = torch.tensor([ids], device=self.device)
-        cache: Any = None
-        while True:
-            logits, cache = self.step(feed, cache)
-            with torch.inference_mode():
-                token = choose(logits[0, -1])
-            yield token
-            feed = torch.tensor([[token]], device=self.device)
+        prefix, known = self.prefix, list(ids)
+        cache, shared = prefix.take(ids)
+        feed = torch.tensor([ids[shared:]], device=self.device)
+        whole = False
+        try:
+            while True:
+                logits, cache = self.step(feed, cache)
+                whole = True
+                with torch.inference_mode():
+                    token = choose(logits[0, -1])
+                if sampling.top_logprobs:
+                    self._last = (logits[0, -1], token, sampling.top_logprobs)
+                yield token
+                whole = False
+                known.append(token)
+                feed = torch.tensor([[token]], device=self.device)
+        finally:
+            self._last = None
+            if whole:
+                prefix.keep(known, cache)
+
+    def _likelihood(self) -> tuple[float, tuple[Likelihood, ...]]:
+        """Return log-probability and candidates of the token that was yielded last."""
+        if self._last is None:
+            raise EngineError("No token was sampled that has a log-probability.")
+        return self.likelihood_of(*self._last)
+
+    def likelihood_of(
+        self, logits: Any, token: int, count: int
+    ) -> tuple[float, tuple[Likelihood, ...]]:
+        """Return log p of a token, and the ``count`` likeliest, by the raw logits [vocab]."""
+        import torch
+
+        with torch.inference_mode():
+            logs = torch.log_softmax(logits.float(), -1)
+            best = torch.topk(logs, min(count, logs.shape[-1]))
+            own = float(logs[token])
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return own, tuple(
+            Likelihood(
+                token_id=index,
+                text=self.bytes_of.visible(index).decode("utf-8", "replace"),
+                logprob=value,
+            )
+            for index, value in pairs
+        )
 
     def step(self, feed: Any, cache: Any, *, all_logits: bool = False, **more: Any) -> Any:
         """Run the model on the next tokens; return logits [batch, positions, vocab] and cache."""
@@ -156,6 +222,7 @@ class TransformersSession(LocalSession):
         """Answer several conversations in left-padded batches."""
         from workbench.engines.transformers_batch import answer_batches
 
+        self.prefix.drop()  # a batch needs the room
         return answer_batches(self, conversations, sampling)
 
     def score(self, ids: Sequence[int]) -> NDArray[np.float32]:
@@ -186,6 +253,7 @@ class TransformersSession(LocalSession):
     def _log_softmax(self, ids: list[int]) -> Iterator[tuple[int, Any]]:
         import torch
 
+        self.prefix.drop()  # one cache at a time: scoring makes its own
         cache: Any = None
         for start in range(0, len(ids) - 1, _SCORED_AT_ONCE):
             part = ids[start : min(start + _SCORED_AT_ONCE, len(ids) - 1)]
