@@ -388,3 +388,11 @@ def test_the_command_line_loads_nothing_heavy() -> None:
     loaded = {name.split(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
     heavy = {"torch", "transformers", "huggingface_hub", "numpy", "pandas", "plotly", "IPython"}
     assert not loaded & {*heavy, "matplotlib", "llama_cpp", "psutil"}
+
+
+def test_a_word_of_prose_is_no_part_of_another() -> None:
+    """A coder is no encoder, and yet DeepCoder is one."""
+    named = Card(id="deepcoder")
+    told = Card(id="a", notes="A coder for every day.")
+    other = Card(id="b", notes="An encoder of text.")
+    assert set(search([named, told, other], "coder").ids) == {"deepcoder", "a"}

@@ -93,16 +93,28 @@ def search(
 
 def _text(card: Card) -> str:
     """Return all that words are looked for in."""
-    facts = (
-        *(card.id, card.display_name, card.family, card.repository, card.notes),
-        *(card.recommended_use, card.template_family, card.licence, *card.tasks),
-        *(name for code in card.languages for name in LANGUAGES.get(code, ())),
-    )
-    return folded("\n".join(fact for fact in facts if fact))
+    return f"{_names(card)}\n{_prose(card)}"
+
+
+def _names(card: Card) -> str:
+    names = (card.id, card.display_name, card.family, card.repository, card.template_family)
+    languages = (name for code in card.languages for name in LANGUAGES.get(code, ()))
+    return folded("\n".join(name for name in (*names, card.licence, *languages) if name))
+
+
+def _prose(card: Card) -> str:
+    prose = (card.notes, card.recommended_use, *card.tasks)
+    return folded("\n".join(text for text in prose if text))
 
 
 def _has_words(asked: Sequence[str]) -> Predicate:
-    return lambda card: all(word in text for text in [_text(card)] for word in asked)
+    """Names hold a word anywhere (DeepCoder is a coder), prose from its beginning (no encoder)."""
+    begins = {word: re.compile(rf"(?<![a-z0-9]){re.escape(word)}") for word in asked}
+    return lambda card: all(
+        word in names or begins[word].search(prose)
+        for names, prose in [(_names(card), _prose(card))]
+        for word in asked
+    )
 
 
 def _near_miss(
