@@ -10,13 +10,11 @@ from workbench.catalog.architecture import Architecture
 from workbench.catalog.card import Card
 from workbench.catalog.header_view import Header
 from workbench.errors import InputError, UnsupportedError
-from workbench.memory.activations import in_flight_part, logits_part, per_token, prefill_part
-from workbench.memory.cache import CacheUse, cache_parts, check_cache_type, growth_part
-from workbench.memory.estimate import Estimate, Part, Place
-from workbench.memory.layers import heads
+from workbench.memory.cache import CacheUse, check_cache_type
+from workbench.memory.estimate import Estimate
 from workbench.memory.llama_cpp import LlamaUse, llama_cpp_parts
-from workbench.memory.overhead import cuda_parts, process_part, rounding_part, slack_part
 from workbench.memory.paged import Paging, paged_parts
+from workbench.memory.plain import Made, Plain, mlx_parts, transformers_parts
 from workbench.memory.request import (
     DEVICES,
     Attention,
@@ -26,15 +24,10 @@ from workbench.memory.request import (
     check_count,
     check_engine,
     compute_dtype,
-    parts_of_weights,
     subject,
-    weigh_subject,
 )
 
-_PREFILL_STEP = 2048  # mlx-lm's prefill_step_size
 _TOKENS_PER_IMAGE = re.compile(r"(\d+) tokens per (?:image|tile)")
-_SLACK = 0.02
-_Made = tuple[tuple[Part, ...], list[str], list[str]]
 
 
 def estimate(
@@ -120,80 +113,108 @@ def estimate(
         full_window=swa_full,
         place="host" if device == "cpu" else "device",
     )
-    if engine == "llama.cpp":
-        how = LlamaUse(
-            use=use,
-            quantization=quantization,
-            device=device,
-            gpu_layers=gpu_layers,
-            experts_on_cpu=experts_on_cpu,
-            flash=flash_attention,
-        )
-        made = llama_cpp_parts(found, how)
-    elif engine in ("transformers", "mlx"):
-        plain = _Plain(
-            quantization=quantization,
-            device=device,
-            attention=attention,
-            all_logits=all_logits,
-            shards=tensor_parallel,
-        )
-        made = (
-            _transformers(found, use, plain)
-            if engine == "transformers"
-            else _mlx(found, use, plain)
-        )
-    else:
-        if device != "cuda":
-            raise UnsupportedError(
-                f"The engine {engine} is estimated on CUDA, not on {device!r}.",
-                hint="Take device='cuda'.",
-            )
-        paging = Paging(
-            device_bytes=device_bytes,
-            share=utilization,
-            cache_bytes=kv_cache_memory_bytes,
-            batched_tokens=batched_tokens,
-            shards=tensor_parallel,
-        )
-        made = paged_parts(found, use, paging, quantization=quantization)
-    parts, said, doubts = made
-    if device == "mps":
-        doubts.append("what Metal adds to its buffers was not measured")
+    options = _Options(
+        quantization=quantization,
+        device=device,
+        gpu_layers=gpu_layers,
+        experts_on_cpu=experts_on_cpu,
+        flash_attention=flash_attention,
+        attention=attention,
+        all_logits=all_logits,
+        tensor_parallel=tensor_parallel,
+        device_bytes=device_bytes,
+        utilization=utilization,
+        kv_cache_memory_bytes=kv_cache_memory_bytes,
+        batched_tokens=batched_tokens,
+    )
+    parts, said, doubts = _made(found, use, options)
     return Estimate(
         label=f"{found.name} · {engine} · {quantization if quantization != 'none' else kind}",
         parts=tuple(part for part in parts if part.bytes),
-        conditions={
-            "engine": engine,
-            "quantization": quantization,
-            "dtype": kind,
-            "context": tokens,
-            "prompt": read,
-            "batch": batch,
-            "cache_type": use.cache_type,
-            "device": device,
-            "gpu_layers": gpu_layers,
-            "experts_on_cpu": experts_on_cpu,
-            "ubatch": ubatch,
-            "flash_attention": flash_attention,
-            "swa_full": swa_full,
-            "attention": attention,
-            "tensor_parallel": tensor_parallel,
-        },
+        conditions=_conditions(use, options),
         notes=(*notes, *said),
         uncertain="; ".join((*found.doubts, *doubts)) or None,
     )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Plain:
-    """How an engine in this process runs the model."""
+class _Options:
+    """Arguments of ``estimate`` that only some engines know."""
 
     quantization: str
     device: str
+    gpu_layers: int
+    experts_on_cpu: int
+    flash_attention: bool
     attention: str
     all_logits: bool
-    shards: int
+    tensor_parallel: int
+    device_bytes: int | None
+    utilization: float | None
+    kv_cache_memory_bytes: int | None
+    batched_tokens: int
+
+
+def _made(found: Subject, use: CacheUse, options: _Options) -> Made:
+    """Return the parts by the engine's own rules, with notes and doubts."""
+    if use.engine == "llama.cpp":
+        how = LlamaUse(
+            use=use,
+            quantization=options.quantization,
+            device=options.device,
+            gpu_layers=options.gpu_layers,
+            experts_on_cpu=options.experts_on_cpu,
+            flash=options.flash_attention,
+        )
+        made = llama_cpp_parts(found, how)
+    elif use.engine in ("transformers", "mlx"):
+        plain = Plain(
+            quantization=options.quantization,
+            device=options.device,
+            attention=options.attention,
+            all_logits=options.all_logits,
+            shards=options.tensor_parallel,
+        )
+        run = transformers_parts if use.engine == "transformers" else mlx_parts
+        made = run(found, use, plain)
+    elif options.device != "cuda":
+        raise UnsupportedError(
+            f"The engine {use.engine} is estimated on CUDA, not on {options.device!r}.",
+            hint="Take device='cuda'.",
+        )
+    else:
+        paging = Paging(
+            device_bytes=options.device_bytes,
+            share=options.utilization,
+            cache_bytes=options.kv_cache_memory_bytes,
+            batched_tokens=options.batched_tokens,
+            shards=options.tensor_parallel,
+        )
+        made = paged_parts(found, use, paging, quantization=options.quantization)
+    if options.device == "mps":
+        made[2].append("what Metal adds to its buffers was not measured")
+    return made
+
+
+def _conditions(use: CacheUse, options: _Options) -> dict[str, object]:
+    """Return what was assumed, as plain data."""
+    return {
+        "engine": use.engine,
+        "quantization": options.quantization,
+        "dtype": use.dtype,
+        "context": use.tokens,
+        "prompt": use.prompt,
+        "batch": use.sequences,
+        "cache_type": use.cache_type,
+        "device": options.device,
+        "gpu_layers": options.gpu_layers,
+        "experts_on_cpu": options.experts_on_cpu,
+        "ubatch": use.ubatch,
+        "flash_attention": options.flash_attention,
+        "swa_full": use.full_window,
+        "attention": options.attention,
+        "tensor_parallel": options.tensor_parallel,
+    }
 
 
 def _cache_type(given: str | None, engine: str, dtype: str) -> str:
@@ -218,118 +239,3 @@ def _image_tokens(found: Subject, images: int, given: int | None) -> tuple[int, 
             hint="Give image_tokens=...",
         )
     return images * each, [f"{images} images of {each} tokens each are part of the prompt."]
-
-
-def _transformers(found: Subject, use: CacheUse, how: _Plain) -> _Made:
-    """Return the parts at whichever peak is higher: end of the prompt, or end of the answer."""
-    facts, place = found.facts, use.place
-    weights, form = weigh_subject(found, how.quantization, use.dtype, "transformers")
-    whole = parts_of_weights(
-        found,
-        weights,
-        form,
-        quantization=how.quantization,
-        place=place,
-        gpu_layers=None,
-        unified=how.device == "mps",
-    )
-    base = [_share(part, how.shards) for part in whole]
-    base.append(process_part("transformers"))
-    if how.device == "cuda":
-        base += cuda_parts(torch=True)
-        if weights is not None:
-            base.append(rounding_part(weights, shards=how.shards))
-    notes: list[str] = []
-    doubts: list[str] = []
-    try:
-        reading, answering = _moments(found, use, how)
-    except UnsupportedError as error:
-        doubts.append(f"cache and activations are not counted: {error.message}")
-        return tuple(base), notes, doubts
-    if not per_token(facts, width=2).certain:
-        doubts.append("the activations of this family's layers depend on the kernels installed")
-    first, second = _sum(reading), _sum(answering)
-    peak = reading if first >= second else answering
-    when = "the prompt" if first >= second else "the answer"
-    notes.append(
-        f"The peak is at the end of {when}; at the other end {_other(first, second)} less."
-    )
-    if how.device == "cuda":
-        used = sum(part.bytes for part in (*base, *peak) if part.counter == "allocated")
-        peak = [*peak, slack_part(used, share=_SLACK)]
-    return (*base, *peak), notes, doubts
-
-
-def _moments(found: Subject, use: CacheUse, how: _Plain) -> tuple[list[Part], list[Part]]:
-    facts, place = found.facts, use.place
-    attends = min(how.shards, facts.kv_heads or 1)
-    rows = use.sequences * (use.prompt if how.all_logits else 1)
-    activations = prefill_part(
-        facts,
-        tokens=use.prompt,
-        sequences=use.sequences,
-        dtype=use.dtype,
-        attention=how.attention,
-        place=place,
-        shards=how.shards,
-    )
-    logits = logits_part(facts, rows=rows, dtype=use.dtype, place=place, every=how.all_logits)
-    kept: tuple[Part, ...] = ()
-    if found.generates:
-        kept = cache_parts(facts, dataclasses.replace(use, prefill=True))
-    reading = [activations, *(_share(part, attends) for part in kept), logits]
-    answering: list[Part] = []
-    if found.generates:
-        held = (*cache_parts(facts, use), growth_part(facts, use, heads(facts)))
-        last = logits_part(facts, rows=use.sequences, dtype=use.dtype, place=place)
-        answering = [*(_share(part, attends) for part in held), last]
-    return reading, answering
-
-
-def _mlx(found: Subject, use: CacheUse, how: _Plain) -> _Made:
-    """Return MLX's parts: it reads prompts in steps, so that activations stay small."""
-    facts = found.facts
-    weights, form = weigh_subject(found, how.quantization, use.dtype, "mlx")
-    parts = list(
-        parts_of_weights(
-            found,
-            weights,
-            form,
-            quantization=how.quantization,
-            place=use.place,
-            gpu_layers=None,
-            unified=True,
-        )
-    )
-    parts.append(process_part("mlx"))
-    doubts = ["how much MLX has under way at once is known from two published peaks"]
-    try:
-        cache = cache_parts(facts, use) if found.generates else ()
-        step = in_flight_part(
-            facts,
-            tokens=min(use.prompt, _PREFILL_STEP) * use.sequences,
-            dtype=use.dtype,
-            place=use.place,
-        )
-    except UnsupportedError as error:
-        return tuple(parts), [], [*doubts, f"the cache is not counted: {error.message}"]
-    logits = logits_part(facts, rows=use.sequences, dtype=use.dtype, place=use.place)
-    return (*parts, *cache, step, logits), [], doubts
-
-
-def _share(part: Part, shards: int) -> Part:
-    if shards == 1 or part.name == "norms and the rest":
-        return part
-    rule = f"{part.rule}; a {shards}th of it on each device"
-    return dataclasses.replace(part, bytes=-(-part.bytes // shards), rule=rule)
-
-
-def _sum(parts: list[Part]) -> int:
-    return sum(part.bytes for part in parts)
-
-
-def _other(first: int, second: int) -> str:
-    return f"{abs(first - second) / 2**30:.2f} GiB"
-
-
-__all__ = ["Place", "estimate"]
