@@ -46,7 +46,8 @@ def load(
 
     Args:
         model: A card id, a folder of safetensors, a GGUF file, a card, or a finished plan.
-        engine: ``transformers``, ``llama.cpp``, ``scripted`` or ``auto``.
+        engine: ``transformers``, ``llama.cpp``, ``openai`` (any URL: ``url=``) ... or ``auto``;
+            ``wb.engines()`` lists them.
         quantization: ``none``, ``int8``, ``nf4``, ``Q4_K_M``, ... or ``auto`` (as the files are).
         dtype: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
         context: Tokens to allocate; default is the card's context, at most 8192.
@@ -109,6 +110,9 @@ def _open(plan: Plan, *, isolate: bool, force: bool) -> Model:
         weight_bytes=plan.files.weight_bytes() if plan.files else 0,
         rss_bytes=grown.host_bytes,
     )
+    context = getattr(session, "context", None)
+    if plan.files is None and context:  # a server says itself what it holds
+        plan = dataclasses.replace(plan, context=context)
     receipt = _leave_receipt(plan, isolate=isolate, loading=loading, grown=grown)
     model = Model(session, plan, loading=loading, receipt=receipt, isolated=isolate)
     _models.add(model)

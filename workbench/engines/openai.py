@@ -28,7 +28,6 @@ _OPTIONS = (
     "concurrent",
     "extra",
 )
-_SECRETS = ("key", "api_key", "token", "password", "authorization", "headers")
 
 
 class OpenAIEngine:
@@ -97,11 +96,6 @@ def key_from(variable: str | None) -> Key | None:
 
 def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
     for name in options:
-        if name in _SECRETS:
-            raise InputError(
-                f"{name}= is not taken: plans and receipts are kept.",
-                hint="Put the key into an environment variable and name that: key_variable='...'.",
-            )
         if name not in _OPTIONS:
             raise InputError(
                 f"The engine openai has no option {name!r}.", hint=did_you_mean(name, _OPTIONS)

@@ -219,15 +219,12 @@ class OpenAISession:
         return openai_tokens.score(self, ids)
 
     def log_probabilities(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """Refuse: no server sends the whole vocabulary.
+        """Return the log-softmax over the vocabulary after each id but the last, [n - 1, vocab].
 
         Raises:
-            UnsupportedError: Always.
+            UnsupportedError: The server tells only the likeliest: ``score`` works there.
         """
-        raise UnsupportedError(
-            f"{self.label} tells the log-probability of given tokens, not of the whole vocabulary.",
-            hint="score(ids) works here; transformers and llama.cpp give the whole table.",
-        )
+        return openai_tokens.log_probabilities(self, ids)
 
     def embed(self, texts: Sequence[str], normalize: bool) -> NDArray[np.float32]:
         """Return one vector a text, float32, shape [texts, width]."""

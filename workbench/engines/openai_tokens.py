@@ -117,28 +117,73 @@ def score(server: Server, ids: Sequence[int]) -> NDArray[np.float32]:
     """
     import numpy as np
 
+    plain = _scorable(ids)
+    if len(plain) == 1:
+        return np.zeros(0, dtype=np.float32)
+    rows = _prompt_rows(server, plain, told=0)
+    try:
+        found = [
+            float(row[str(index)]["logprob"]) for row, index in zip(rows, plain[1:], strict=True)
+        ]
+    except (KeyError, TypeError, ValueError):
+        raise EngineError(f"{server.label} tells no log-probabilities of a prompt.") from None
+    return np.array(found, dtype=np.float32)
+
+
+def log_probabilities(server: Server, ids: Sequence[int]) -> NDArray[np.float32]:
+    """Return the log-softmax after each id but the last, where a vLLM was started to tell it.
+
+    About 100 bytes of JSON for each id of the vocabulary and each place: for small models.
+
+    Raises:
+        UnsupportedError: The server tells only a few alternatives.
+    """
+    import numpy as np
+
+    plain = _scorable(ids)
+    if len(plain) == 1:
+        return np.zeros((0, 0), dtype=np.float32)
+    try:
+        rows = _prompt_rows(server, plain, told=-1)
+    except InputError as error:
+        if "logprobs" not in error.message:
+            raise
+        raise UnsupportedError(
+            f"{server.label} tells only the likeliest log-probabilities.",
+            hint="score(ids) works; for whole rows start vLLM with --max-logprobs=-1.",
+        ) from None
+    try:
+        table = np.full((len(rows), len(rows[0])), -np.inf, dtype=np.float32)
+        for place, row in enumerate(rows):
+            for index, told in row.items():
+                table[place, int(index)] = told["logprob"]
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+        raise EngineError(f"{server.label} tells no log-probabilities of a prompt.") from None
+    return table
+
+
+def _scorable(ids: Sequence[int]) -> list[int]:
     plain = [int(index) for index in ids]
     if not plain:
         raise InputError("There are no token ids to score.", hint="Give at least one.")
-    if len(plain) == 1:
-        return np.zeros(0, dtype=np.float32)
+    return plain
+
+
+def _prompt_rows(server: Server, ids: list[int], *, told: int) -> list[Any]:
+    """Return what vLLM tells of each id but the first: ``told`` alternatives and the id itself."""
     body = {
         "model": server.model,
-        "prompt": plain,
+        "prompt": ids,
         "max_tokens": 1,
         "temperature": 0.0,
-        "prompt_logprobs": 0,
+        "prompt_logprobs": told,
     }
     found = server.http.json("POST", "/completions", body)
     try:
-        rows = found["choices"][0]["prompt_logprobs"]
-        told = [
-            float(row[str(index)]["logprob"])
-            for row, index in zip(rows[1:], plain[1:], strict=True)
-        ]
-    except (KeyError, IndexError, TypeError, ValueError):
+        rows = found["choices"][0]["prompt_logprobs"][1:]
+    except (KeyError, IndexError, TypeError):
         raise EngineError(f"{server.label} tells no log-probabilities of a prompt.") from None
-    return np.array(told, dtype=np.float32)
+    return list(rows)
 
 
 def embed(server: Server, texts: Sequence[str], normalize: bool) -> NDArray[np.float32]:

@@ -92,7 +92,9 @@ def plan(
         MissingPackageError: The engine's package is not installed.
     """
     check_names(policy=policy, task=task, cache_type=cache_type, batch=batch)
-    backend = Backend(engine=engine) if machine else backend_for(model, engine, options)
+    backend = Backend(engine=engine)
+    if task == "chat":
+        backend = backend_for(model, engine, options, here=machine is None)
     if backend.engine == REMOTE:
         return remote_plan(model, backend, context=context, options=options)
     engine = backend.engine

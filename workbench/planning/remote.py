@@ -20,6 +20,7 @@ from workbench.settings import environment
 
 ENGINE = "openai"
 URL_VARIABLE = "BACKEND_URL"
+_SECRETS = ("key", "api_key", "token", "password", "authorization", "headers", "bearer")
 _KEY_HOSTS = re.compile(r"(?:^|\.)api\.openai\.com$|\.openai\.azure\.com$")
 
 
@@ -40,30 +41,40 @@ class Backend:
     reason: str = ""
 
 
-def backend_for(model: str | Path | Card, engine: str, options: Mapping[str, Any]) -> Backend:
+def backend_for(
+    model: str | Path | Card, engine: str, options: Mapping[str, Any], *, here: bool = True
+) -> Backend:
     """Return the engine that is meant: argument, then card, then environment, then ``auto``.
 
     ``WORKBENCH_BACKEND`` names an engine or a kind of server, ``BACKEND_URL`` its address.
+
+    Args:
+        model: A card, a card's id, a file, or a service's own name of a model.
+        engine: The engine that is given, or ``auto``.
+        options: Options that are given; ``url`` means this engine.
+        here: Whether the plan is for this machine; the environment says nothing of another.
 
     Raises:
         InputError: The environment names no back end that there is.
     """
     flavours = engine_facts()[ENGINE].flavours
     if engine in flavours and engine not in engine_facts():
-        return Backend(
-            engine=ENGINE, flavour=engine, reason=f"A server of the kind {engine}, as given."
-        )
+        said = f"A server of the kind {engine}, as given (argument)."
+        return Backend(engine=ENGINE, flavour=engine, reason=said)
     if engine != AUTO:
-        return Backend(engine=engine)
+        said = "The engine openai, as given (argument)." if engine == ENGINE else ""
+        return Backend(engine=engine, reason=said)
     if options.get("url"):
-        return Backend(engine=ENGINE, reason="The engine openai, because a url is given.")
+        return Backend(
+            engine=ENGINE, reason="The engine openai, because a url is given (argument)."
+        )
     card = _card(model)
     if card is not None and card.remote is not None:
-        said = f"The engine openai, because the card {card.id} names a service."
+        said = f"The engine openai, because the card {card.id} names a service (card)."
         return Backend(engine=ENGINE, reason=said)
     if isinstance(model, Path) or (isinstance(model, str) and Path(model).expanduser().exists()):
         return Backend(engine=AUTO)  # files that were given are not looked for elsewhere
-    return _from_environment(flavours)
+    return _from_environment(flavours) if here else Backend(engine=AUTO)
 
 
 def _from_environment(flavours: Mapping[str, Any]) -> Backend:
@@ -99,6 +110,7 @@ def remote_plan(
     Raises:
         InputError: No URL is known, it is none, or an option is wrong.
     """
+    _refuse_secrets(options)
     card, given = _card(model), dict(options)
     name = card.id if card is not None else str(model)
     remote = card.remote if card is not None else None
@@ -118,14 +130,15 @@ def remote_plan(
         engine=ENGINE,
         context=contexts_of(context, card, rules())[0],
         options=given,
-        reasons=tuple(said for said in (backend.reason, why) if said),
+        reasons=tuple(said for said in (backend.reason, why, _note(given)) if said),
     )
 
 
 def _url(given: Mapping[str, Any], of_card: str | None, backend: Backend) -> tuple[str, str]:
     """Return the address and where it came from."""
     if given.get("url"):
-        return checked_url(given["url"]), ""
+        url = checked_url(given["url"])
+        return url, f"The URL {url} is as given (argument)."
     if of_card is not None:
         return checked_url(of_card), f"The URL {checked_url(of_card)} is the card's."
     told = backend.url or os.environ.get(URL_VARIABLE)
@@ -140,7 +153,24 @@ def _url(given: Mapping[str, Any], of_card: str | None, backend: Backend) -> tup
             "The engine openai needs the address of a server.",
             hint=f"Give url='http://127.0.0.1:8000/v1', or set {URL_VARIABLE}.",
         )
-    return usual, f"The URL {usual} is where {kind} listens by default."
+    return usual, f"The URL {usual} is where {kind} listens (default)."
+
+
+def _note(given: Mapping[str, Any]) -> str:
+    """Return what differs at this kind of server, where it is known."""
+    facts = engine_facts()[ENGINE].flavours.get(str(given.get("flavour")))
+    return (facts.notes or "") if facts else ""
+
+
+def _refuse_secrets(options: Mapping[str, Any]) -> None:
+    """Refuse a key that is given openly: a plan is shown, kept and passed on."""
+    extra = options.get("extra")
+    for name in (*options, *(extra if isinstance(extra, Mapping) else ())):
+        if str(name).lower().replace("-", "_") in _SECRETS:
+            raise InputError(
+                f"{name}= is not taken: plans and receipts are kept.",
+                hint="Put the key into an environment variable and name that: key_variable='...'.",
+            )
 
 
 def checked_url(url: Any) -> str:
