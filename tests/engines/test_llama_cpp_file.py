@@ -9,6 +9,7 @@ import pytest
 
 import workbench as wb
 from workbench.engines.model import Model
+from workbench.errors import EngineError
 
 
 def test_llama_cpp_gives_its_own_reason_when_it_refuses(
@@ -61,3 +62,16 @@ def test_tokens_longer_than_32_bytes_are_not_lost(opened: Callable[..., Model]) 
         words._c = original
         words._bytes.clear()
         words._bytes.update(kept)
+
+
+def test_a_file_that_llama_cpp_aborts_on_is_refused_before(f32: Path, tmp_path: Path) -> None:
+    """A hundred thousand layers: an assertion, which would end this process."""
+    data = bytearray(f32.read_bytes())
+    at = data.index(b"llama.block_count") + len(b"llama.block_count") + 4
+    data[at : at + 4] = (100_000).to_bytes(4, "little")
+    path = tmp_path / "tall.gguf"
+    path.write_bytes(data)
+    with pytest.raises(EngineError, match=r"breaks on tall\.gguf.*GGML_ASSERT"):
+        wb.load(path, threads=1, force=True)
+    with pytest.raises(wb.WorkbenchError, match="GGML_ASSERT"):
+        wb.load(path, threads=1, force=True, isolate=True)

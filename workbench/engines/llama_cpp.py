@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from workbench.catalog.header import check_gguf
@@ -11,6 +12,7 @@ from workbench.engines.llama_cpp_library import clear, close_at_exit, last_words
 from workbench.engines.llama_cpp_memory import experts_in_ram
 from workbench.engines.llama_cpp_options import OwnOptions, check_options, load_arguments
 from workbench.engines.llama_cpp_session import LlamaCppSession
+from workbench.engines.llama_cpp_trial import try_out
 from workbench.errors import EngineError, UnsupportedError, WorkbenchError
 from workbench.planning import Plan
 
@@ -74,11 +76,19 @@ def load(module: Any, plan: Plan, *, exact: bool, **more: Any) -> Any:
         EngineError: llama.cpp refuses the file; the message carries its last words.
     """
     arguments = load_arguments(module, plan, exact=exact)
+    path = plan.files.path if plan.files else Path()
+    half = module.GGML_TYPE_F16
+    types = (int(arguments.get("type_k", half)), int(arguments.get("type_v", half)))
+    try_out(
+        path,
+        version=module.__version__,
+        cache_types=types,
+        flash=bool(arguments.get("flash_attn", False)),
+    )
     clear()
     try:
         with experts_in_ram(module, plan.experts_on_cpu):
-            path = str(plan.files.path if plan.files else "")
-            return module.Llama(path, verbose=False, **{**arguments, **more})
+            return module.Llama(str(path), verbose=False, **{**arguments, **more})
     except WorkbenchError:
         raise
     except Exception as error:
