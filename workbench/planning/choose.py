@@ -33,7 +33,7 @@ from workbench.planning.offload import Attempt, Placer, flash_attention, max_mem
 from workbench.planning.planned import Plan
 from workbench.planning.policy import rules
 from workbench.planning.remote import ENGINE as REMOTE
-from workbench.planning.remote import Backend, backend_for, remote_plan
+from workbench.planning.remote import Backend, backend_for, remote_plan, service_of
 from workbench.planning.room import Room, room_of
 from workbench.planning.search import Found, Wanted, search
 
@@ -99,6 +99,8 @@ def plan(
         return remote_plan(model, backend, context=context, options=options)
     engine = backend.engine
     card, files = find(model, engine)
+    if card.remote is not None and engine == AUTO and files is None:
+        return remote_plan(card, service_of(card), context=context, options=options)
     facts = named_engine(engine)
     extra = {"threads": threads, "adapter": check_adapter(adapter), "options": options}
     if facts is not None and not facts.formats:
@@ -190,6 +192,8 @@ class _Chooser:
 
     def search_in(self, room: Room, engines: Sequence[str]) -> Found:
         """Search the forms of these engines on a room."""
+        if len(engines) > 1:  # nobody named one
+            engines = [name for name in engines if _may_choose(name, room)]
         forms = self.forms(room, engines)
         placer = Placer(self.card, self.files, room, batch=self.batch)
         by_size = self.policy == "by-size" and self.asked is None
@@ -287,6 +291,12 @@ class _Chooser:
             **values,
             **extra,
         )
+
+
+def _may_choose(name: str, room: Room) -> bool:
+    """Whether an engine is chosen on these devices without being named."""
+    devices = engine_facts()[name].automatic_on
+    return not devices or room.device in devices
 
 
 def _placed(attempt: Attempt | None, room: Room, wanted: Wanted) -> dict[str, Any]:

@@ -46,6 +46,8 @@ def backend_for(
 ) -> Backend:
     """Return the engine that is meant: argument, then card, then environment, then ``auto``.
 
+    A card is looked up only where the environment might be overruled by it; ``service_of`` is for
+    the others.
     ``WORKBENCH_BACKEND`` names an engine or a kind of server, ``BACKEND_URL`` its address.
 
     Args:
@@ -68,13 +70,21 @@ def backend_for(
         return Backend(
             engine=ENGINE, reason="The engine openai, because a url is given (argument)."
         )
+    named = environment("backend") or os.environ.get(URL_VARIABLE)
+    if not named or not here:
+        return Backend(engine=AUTO)
     card = _card(model)
     if card is not None and card.remote is not None:
-        said = f"The engine openai, because the card {card.id} names a service (card)."
-        return Backend(engine=ENGINE, reason=said)
+        return service_of(card)
     if isinstance(model, Path) or (isinstance(model, str) and Path(model).expanduser().exists()):
         return Backend(engine=AUTO)  # files that were given are not looked for elsewhere
-    return _from_environment(flavours) if here else Backend(engine=AUTO)
+    return _from_environment(flavours)
+
+
+def service_of(card: Card) -> Backend:
+    """Return the engine of a card that names a service."""
+    said = f"The engine openai, because the card {card.id} names a service (card)."
+    return Backend(engine=ENGINE, reason=said)
 
 
 def _from_environment(flavours: Mapping[str, Any]) -> Backend:
