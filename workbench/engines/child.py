@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -14,10 +13,10 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
-from workbench.engines import plain
+from workbench.engines import death, plain
 from workbench.engines.wire import Wire
 from workbench.errors import ChildDiedError, EngineError
 from workbench.paths import PACKAGE
@@ -31,7 +30,6 @@ _PYTHON_STACKS = "Fatal Python error:"
 _LOG_LINES = 6
 _LOOK_SECONDS = 1.0
 _END_SECONDS = 5.0
-_MEMORY_HINT = "The system may have run out of memory; try a smaller form or a shorter context."
 
 
 class Child:
@@ -40,15 +38,25 @@ class Child:
     It ends with its parent, however that ends: it reads the end of the connection, and on Linux
     the kernel kills it as well. What it prints is kept in a file without a name, whose last lines
     go into the error if it dies. A second such file carries large arrays back.
+
+    Args:
+        memory_limit: Most bytes of data that it may hold (``RLIMIT_DATA``: heap and private
+            mappings, not mapped weights), or None. Beyond it an allocation fails there.
+        changes: What would need less memory, in sentences; told when it dies of that.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, memory_limit: int | None = None, changes: Sequence[str] = ()) -> None:
+        self._changes = tuple(changes)
+        self._watch = death.Watch()
+        self._died: tuple[str, str] | None = None
         ours, theirs = socket.socketpair()
         self._wire = Wire(ours)
         self._log: IO[bytes] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
         self._arrays: IO[bytes] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
         with theirs:
-            self.process = _start(theirs.fileno(), self._arrays.fileno(), self._log)
+            self.process = _start(
+                theirs.fileno(), self._arrays.fileno(), self._log, memory_limit or 0
+            )
         self._numbers = itertools.count(1)
         self._boxes: dict[int, deque[dict[str, Any]]] = {}
         self._boxes_changed = threading.Condition()
@@ -98,7 +106,7 @@ class Child:
                     raise TimeoutError
                 continue
             if "error" in frame:
-                raise plain.to_error(frame["error"])
+                raise plain.to_error(frame["error"], changes=self._changes)
             return frame
 
     def _read(self, number: int) -> dict[str, Any] | None:
@@ -186,17 +194,21 @@ class Child:
 
     def _death(self) -> ChildDiedError:
         """Return the error that says how the child ended, with its last words."""
-        try:
-            code = self.process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            code = self.process.wait()
-        said = self.last_lines()
-        words = f" Its last words: {said}" if said else ""
-        hint = _MEMORY_HINT if code == -signal.SIGKILL else "Load the model again."
-        return ChildDiedError(
-            f"The child process {self.pid} {_cause(code)}.{words}", hint=None if words else hint
-        )
+        if self._died is None:
+            try:
+                code = self.process.wait(_END_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                code = self.process.wait()
+            said = self.last_lines()
+            how, memory = death.cause_of(
+                code, killed_for_memory=self._watch.killed_for_memory(), last_words=said
+            )
+            words = f" Its last words: {said}" if said else ""
+            hint = death.advice(self._changes) if memory else "Load the model again."
+            self._died = f"The child process {self.pid} {how}.{words}", hint
+        message, hint = self._died
+        return ChildDiedError(message, hint=hint)
 
     def last_lines(self) -> str:
         """Return the last lines that the child printed, joined by `` | ``."""
@@ -216,12 +228,15 @@ class Child:
         self._arrays.close()
 
 
-def _start(connection: int, arrays: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
+def _start(
+    connection: int, arrays: int, log: IO[bytes], memory_limit: int
+) -> subprocess.Popen[bytes]:
     # The kernel would kill the child when the *thread* that started it ends, so only the main
     # thread may ask for that.
     tethered = threading.current_thread() is threading.main_thread()
     command = [sys.executable, "-P", "-X", "faulthandler", "-c", _MAIN]
     command += [str(connection), str(arrays), str(os.getpid()), "1" if tethered else "0"]
+    command.append(str(memory_limit))
     return subprocess.Popen(
         [*command, str(PACKAGE.parent)],
         stdin=subprocess.DEVNULL,
@@ -242,16 +257,6 @@ def _end(process: subprocess.Popen[bytes], wire: Wire, owner: int) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def _cause(code: int) -> str:
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    return f"was killed by {name}"
 
 
 def call(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.engines import plain
@@ -19,14 +21,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def open_in_child(plan: Plan) -> ChildSession:
+def open_in_child(plan: Plan, *, memory_limit: int | None = None) -> ChildSession:
     """Start a child process and open the plan in it.
+
+    Args:
+        plan: What to open.
+        memory_limit: Most bytes of data that the child may hold, or None.
 
     Raises:
         WorkbenchError: What opening raised there.
         ChildDiedError: The child died while loading.
     """
-    child = Child()
+    child = Child(memory_limit=memory_limit, changes=plan.changes)
     try:
         opened = child.request("open", plan=plain.from_plan(plan))
     except BaseException:
@@ -40,13 +46,19 @@ class ChildSession:
 
     Attributes:
         powers: What the model there can do.
+        context: Tokens that prompt and reply may take together, None where it is not told.
         grown: What loading added to the child's memory.
     """
 
     def __init__(self, child: Child, opened: dict[str, Any]) -> None:
         self._child = child
-        self.powers = frozenset(Power(name) for name in opened["powers"])
+        self._array_file = threading.Lock()  # one file carries all arrays
         self.grown = Grown(**opened["grown"])
+        self._take(opened)
+
+    def _take(self, state: dict[str, Any]) -> None:
+        self.powers = frozenset(Power(name) for name in state["powers"])
+        self.context: int | None = state["context"]
 
     @property
     def pid(self) -> int:
@@ -126,14 +138,37 @@ class ChildSession:
 
     def score(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Return log p of each id but the first, float32, shape [n - 1]."""
-        scores: NDArray[np.float32] = self._child.request(
-            "score", ids=[int(index) for index in ids]
-        )
-        return scores
+        return self._array("score", [int(index) for index in ids])
 
     def log_probabilities(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Return the log-softmax after each id but the last, float32, shape [n - 1, vocab]."""
-        table: NDArray[np.float32] = self._child.request(
-            "log_probabilities", ids=[int(index) for index in ids]
+        return self._array("log_probabilities", [int(index) for index in ids])
+
+    def embed(self, texts: Sequence[str], normalize: bool) -> NDArray[np.float32]:
+        """Return one vector a text, float32, shape [texts, width]."""
+        return self._array("embed", list(texts), bool(normalize))
+
+    def rerank(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
+        """Return the relevance of each document to the query, float32, shape [documents]."""
+        return self._array("rerank", query, list(documents))
+
+    def _array(self, operation: str, *arguments: Any) -> NDArray[np.float32]:
+        with self._array_file:
+            found: NDArray[np.float32] = self._child.request(operation, arguments=arguments)
+        return found
+
+    # What changes the session
+
+    def use_adapter(self, folder: Path | None) -> None:
+        """Answer with this LoRA adapter from now on, or with the base model."""
+        self._take(
+            self._child.request("use_adapter", folder=None if folder is None else str(folder))
         )
-        return table
+
+    def sleep(self) -> None:
+        """Give the device's memory back; the child stays."""
+        self._take(self._child.request("sleep"))
+
+    def wake(self) -> None:
+        """Take the memory again."""
+        self._take(self._child.request("wake"))

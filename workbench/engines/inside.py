@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import ctypes
 import dataclasses
 import importlib
@@ -16,14 +17,19 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from workbench.engines import plain
+from workbench.engines.base import Power
 from workbench.engines.wire import Wire
 from workbench.errors import EngineError, InputError, WorkbenchError
 from workbench.messages import Piece
 
 _PR_SET_PDEATHSIG = 1
+_LOOK_SECONDS = 5.0
+_STREAMS = ("stream", "complete")
+_ARRAYS = ("score", "log_probabilities", "embed", "rerank")
 _AT_ONCE = ("tokenize", "detokenize", "render", "prompt_ids")
 """Answered while a stream goes on: they do not touch the model."""
 
@@ -36,14 +42,17 @@ class Server:
     """Answers the requests of one parent; the main thread works, another one listens.
 
     The listener ends the process as soon as the parent hangs up, whatever the main thread does.
+    Where the session answers several requests at once, each stream has a thread of its own.
     """
 
-    def __init__(self, wire: Wire, arrays: int) -> None:
+    def __init__(self, wire: Wire, arrays: int, parent: int) -> None:
         self._wire = wire
         self._arrays = os.fdopen(arrays, "r+b", buffering=0)
+        self._parent = parent
         self._session: Any = None
         self._work: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self._cancelled = 0
+        self._wanted: set[int] = set()
+        self._streams: dict[int, Any] = {}
         self._current = 0
 
     def run(self) -> None:
@@ -60,35 +69,58 @@ class Server:
     def _listen(self) -> None:
         try:
             while True:
-                request = self._wire.receive()
-                if request["do"] == "cancel":
-                    self._cancelled = max(self._cancelled, int(request["of"]))
-                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
-                elif request["do"] in _AT_ONCE:
-                    self._answer(request, self._at_once)
-                else:
-                    self._work.put(request)
+                try:
+                    request = self._wire.receive(_LOOK_SECONDS)
+                except TimeoutError:  # a fork of the parent may hold the connection open
+                    if os.getppid() != self._parent:
+                        os._exit(0)
+                    continue
+                self._sort(request)
         except (EOFError, OSError):  # the parent is gone
             os._exit(0)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
 
+    def _sort(self, request: dict[str, Any]) -> None:
+        """Hand a request to the thread that does it."""
+        operation = request["do"]
+        if operation == "cancel":
+            self._cancel(int(request["of"]))
+            return
+        self._wanted.add(request["id"])
+        if operation in _AT_ONCE:
+            self._answer(request, self._at_once)
+            self._wanted.discard(request["id"])
+        elif operation in _STREAMS and Power.CONCURRENT in getattr(self._session, "powers", ()):
+            threading.Thread(target=self._stream, args=(request,), daemon=True).start()
+        else:
+            self._work.put(request)
+
+    def _cancel(self, number: int) -> None:
+        self._wanted.discard(number)
+        stream = self._streams.get(number)
+        if stream is not None:
+            with contextlib.suppress(ValueError):  # it runs, and sees by itself
+                stream.close()
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
     def _on_cancel(self, *_: object) -> None:
-        if self._current and self._current <= self._cancelled:
+        if self._current and self._current not in self._wanted:
             self._current = 0
             raise _Cancelled
 
     def _do(self, request: dict[str, Any]) -> None:
-        if request["do"] in ("stream", "complete"):
+        if request["do"] in _STREAMS:
             self._stream(request)
             return
-        self._current = request["id"]
+        self._current = number = request["id"]
         try:
-            if self._current > self._cancelled:
+            if number in self._wanted:
                 self._answer(request, self._result)
         finally:
             self._current = 0
+            self._wanted.discard(number)
 
     def _answer(
         self, request: dict[str, Any], work: Callable[[dict[str, Any]], dict[str, Any]]
@@ -140,8 +172,16 @@ class Server:
             many = [plain.to_messages(turns) for turns in request["conversations"]]
             replies = self._session.ask_many(many, plain.to_sampling(request["sampling"]))
             return {"result": [plain.from_reply(reply) for reply in replies]}
-        if operation in ("score", "log_probabilities"):
-            return {"array": self._keep(getattr(self._session, operation)(request["ids"]))}
+        if operation in _ARRAYS:
+            found = getattr(self._session, operation)(*request["arguments"])
+            return {"array": self._keep(found)}
+        if operation == "use_adapter":
+            folder = request["folder"]
+            self._session.use_adapter(None if folder is None else Path(folder))
+            return self._state()
+        if operation in ("sleep", "wake"):
+            getattr(self._session, operation)()
+            return self._state()
         raise EngineError(f"The child process was asked for {operation!r}, which it does not know.")
 
     def _open(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -149,11 +189,19 @@ class Server:
         from workbench.engines.registry import engine
 
         plan = plain.to_plan(request["plan"])
-        growth = Growth(plan.engine, plan.device)
+        growth = Growth(plan.engine, plan.device, quantization=plan.quantization)
         self._session = engine(plan.engine).open(plan)
+        grown = getattr(self._session, "grown", None) or growth.end()
+        return {**self._state()["result"], "grown": dataclasses.asdict(grown)}
+
+    def _state(self) -> dict[str, Any]:
+        """Return what the parent knows of the session: an adapter may change its powers."""
+        session = self._session
         return {
-            "powers": sorted(self._session.powers),
-            "grown": dataclasses.asdict(getattr(self._session, "grown", None) or growth.end()),
+            "result": {
+                "powers": sorted(session.powers),
+                "context": getattr(session, "context", None),
+            }
         }
 
     def _call(self, request: dict[str, Any]) -> Any:
@@ -180,25 +228,32 @@ class Server:
         return {"shape": list(whole.shape), "dtype": str(whole.dtype)}
 
     def _stream(self, request: dict[str, Any]) -> None:
-        number, send = request["id"], self._wire.send
-        if number <= self._cancelled:
-            return
-        sampling = plain.to_sampling(request["sampling"])
+        number, send, wanted = request["id"], self._wire.send, self._wanted
         try:
-            if request["do"] == "stream":
-                pieces = self._session.stream(plain.to_messages(request["messages"]), sampling)
-            else:
-                pieces = self._session.complete(request["prompt"], sampling)
+            if number not in wanted:
+                return
+            pieces = self._streams[number] = self._pieces(request)
             for piece in pieces:
-                if number <= self._cancelled:
-                    pieces.close()
+                if number not in wanted:
                     return
                 if _is_plain(piece):
                     send({"id": number, "piece": [piece.text, piece.token_id]})
                 else:
                     send({"id": number, "full": plain.from_piece(piece)})
         except Exception as error:
-            self._fail(number, error)
+            if number in wanted:
+                self._fail(number, error)
+        finally:
+            wanted.discard(number)
+            pieces = self._streams.pop(number, None)
+            if pieces is not None:
+                pieces.close()
+
+    def _pieces(self, request: dict[str, Any]) -> Any:
+        sampling = plain.to_sampling(request["sampling"])
+        if request["do"] == "stream":
+            return self._session.stream(plain.to_messages(request["messages"]), sampling)
+        return self._session.complete(request["prompt"], sampling)
 
 
 def _is_plain(piece: Piece) -> bool:
@@ -212,14 +267,16 @@ def _is_plain(piece: Piece) -> bool:
 
 
 def main() -> None:
-    """Serve the parent: arguments are connection, array file, parent's pid, and tether."""
-    connection, arrays, parent, tethered = (int(argument) for argument in sys.argv[1:5])
+    """Serve the parent: arguments are connection, array file, parent's pid, tether, limit."""
+    connection, arrays, parent, tethered, limit = (int(argument) for argument in sys.argv[1:6])
     _tether(parent, bool(tethered))
+    if limit:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     for descriptor in (connection, arrays):
         os.set_inheritable(descriptor, False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which cancels here
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    Server(Wire(socket.socket(fileno=connection)), arrays).run()
+    Server(Wire(socket.socket(fileno=connection)), arrays, parent).run()
 
 
 def _tether(parent: int, tethered: bool) -> None:

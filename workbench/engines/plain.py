@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workbench import errors
+from workbench.engines import death
 from workbench.messages import (
     Likelihood,
     Message,
@@ -19,6 +20,9 @@ from workbench.messages import (
     as_messages,
 )
 from workbench.planning import Plan
+
+_FIGURES = ("needed", "free", "changes")
+"""What a MemoryShortError carries beside its words."""
 
 
 def from_plan(plan: Plan) -> dict[str, Any]:
@@ -104,15 +108,35 @@ def _measured(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_error(error: BaseException) -> dict[str, Any]:
-    """Return an error as plain data: its type, what it says, what to do next."""
+    """Return an error as plain data: its type, what it says, what to do next, and its figures."""
     if isinstance(error, errors.WorkbenchError):
-        return {"type": type(error).__name__, "message": error.message, "hint": error.hint}
-    return {"type": type(error).__name__, "message": str(error), "hint": None}
+        kept = {name: value for name, value in vars(error).items() if name in _FIGURES}
+        return {
+            "type": type(error).__name__,
+            "message": error.message,
+            "hint": error.hint,
+            "figures": kept,
+        }
+    return {
+        "type": type(error).__name__,
+        "message": str(error),
+        "hint": None,
+        "memory": death.is_memory(error),
+    }
 
 
-def to_error(plain: Mapping[str, Any]) -> errors.WorkbenchError:
-    """Return the error again; one that is not ours becomes an EngineError that names its type."""
+def to_error(plain: Mapping[str, Any], *, changes: Sequence[str] = ()) -> errors.WorkbenchError:
+    """Return the error again; one that is not ours becomes an EngineError that names its type.
+
+    Args:
+        plain: What ``from_error`` returned.
+        changes: What would need less memory, in sentences, told where it ran out.
+    """
     known = getattr(errors, str(plain["type"]), None)
     if isinstance(known, type) and issubclass(known, errors.WorkbenchError):
-        return known(plain["message"], hint=plain["hint"])
-    return errors.EngineError(f"{plain['type']}: {plain['message']}")
+        error = known(plain["message"], hint=plain["hint"])
+        for name, value in (plain.get("figures") or {}).items():
+            setattr(error, name, tuple(value) if isinstance(value, list) else value)
+        return error
+    hint = death.advice(changes) if plain.get("memory") else None
+    return errors.EngineError(f"{plain['type']}: {plain['message']}", hint=hint)

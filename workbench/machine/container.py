@@ -53,6 +53,26 @@ def limits(root: Path = _ROOT) -> Limits:
     )
 
 
+def memory_kills(root: Path = _ROOT) -> int:
+    """Return how often the kernel has ended a process for memory, as far as it tells.
+
+    The machine's own count (``oom_kill`` in /proc/vmstat) and those of this process' control
+    groups (memory.events, in version 1 memory.oom_control) are added: only a change means anything.
+
+    Args:
+        root: Where the file system begins.
+    """
+    files = [root / "proc/vmstat"]
+    for folder in _folders(root):
+        files += [folder / "memory.events", folder / "memory.oom_control"]
+    total = 0
+    for line in (line for path in files for line in _lines(path)):
+        name, _, value = line.partition(" ")
+        if name == "oom_kill" and value.strip().isdigit():
+            total += int(value)
+    return total
+
+
 def _folders(root: Path) -> Iterator[Path]:
     """Yield the folder of each of this process' groups and of each group around it."""
     mounts = list(_mounts(root))
