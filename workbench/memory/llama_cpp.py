@@ -135,16 +135,11 @@ def _compute(
         group="logits",
     )
     if None in (facts.hidden_size, facts.layers, facts.attention_heads) or is_encoder(facts):
-        hidden = facts.hidden_size or 0
-        size = use.ubatch * (vocabulary + 2 * hidden) * _F32
-        if is_encoder(facts):
-            size = use.ubatch * (2 * (facts.intermediate_size or 0) + 4 * hidden) * _F32
+        part = _guessed(found, use, place)
         doubts.append("the compute buffer of this family is not known")
-        rule = f"{use.ubatch} tokens x (vocabulary + 2 x width) x 4 B, about"
-        return [
-            Part(name="compute buffer", bytes=size, rule=rule, place=place, group="compute"),
-            output,
-        ]
+        return [part, output]
+    if not vocabulary:
+        doubts.append("the vocabulary is not known: no logits are counted")
     batch = _batch(found, how, use)
     tokens = batch.tokens
     rule = (
@@ -159,6 +154,19 @@ def _compute(
         if not whole:
             doubts.append("compute buffers of a split model are those of each side's own graph")
     return [*parts, output]
+
+
+def _guessed(found: Subject, use: CacheUse, place: Place) -> Part:
+    """Return a compute buffer without a graph: an encoder's widest layer, else the logits."""
+    facts = found.facts
+    hidden, tokens = facts.hidden_size or 0, use.ubatch
+    if is_encoder(facts):
+        size = tokens * (((facts.intermediate_size or 0) + 3 * hidden) * _F32 + 2 * tokens)
+        rule = f"{tokens} tokens x (feed-forward + 3 x width) x 4 B, and a mask of 2 B"
+    else:
+        size = tokens * ((facts.vocab_size or 0) + 2 * hidden) * _F32
+        rule = f"{tokens} tokens x (vocabulary + 2 x width) x 4 B, about"
+    return Part(name="compute buffer", bytes=size, rule=rule, place=place, group="compute")
 
 
 def _batch(found: Subject, how: LlamaUse, use: CacheUse) -> Batch:
