@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import WorkbenchError
+from workbench.finetune.estimated import beside_peak
 from workbench.finetune.job import Job, prepare
 from workbench.finetune.launch import train_launched
 from workbench.finetune.lora import ADAPTER_FILES, TRAINED, cpu_threads, read_log, train_lora
@@ -83,7 +84,8 @@ def _run(job: Job, *, resume: bool, progress: bool) -> Training:
     except WorkbenchError as error:
         write(_receipt(job, outcome="failed", reason=str(error)))
         raise
-    write(_receipt(job, outcome="done", result=training.metrics))
+    found = beside_peak(job, training.metrics["memory"])
+    write(_receipt(job, outcome="done", result={**training.metrics, **found}))
     return training
 
 

@@ -20,7 +20,7 @@ KEY = "ledger"
 """Where the result of a receipt holds what ``beside`` made."""
 LEAST = 3
 """Measurements from which a band is told."""
-SMALL = 256 * 2**20
+SMALL = 2**30
 """Bytes below which constant costs of a process rule the error: it says nothing of larger ones."""
 _BY = ("engine", "quantization", "family", "device", "moment", "model")
 _QUANTILES = 10
@@ -252,7 +252,7 @@ def seen_bytes(estimate: Estimate, *, moment: Moment, device: str) -> int:
     without what the driver books besides.
     """
     if moment == "train":
-        return estimate.total("device", what="allocated") or estimate.total("host")
+        return estimate.total("host" if device == "cpu" else "device", what="allocated")
     if device == "cpu":
         return estimate.weights
     found = estimate.total("device", what="allocated", group="weights")
