@@ -139,7 +139,7 @@ def _with_files(plan: Plan) -> Plan:
 
 
 def _here(back_end: Any, plan: Plan) -> tuple[Session, Grown]:
-    growth = Growth(plan.engine, plan.device)
+    growth = Growth(plan.engine, plan.device, quantization=plan.quantization)
     session: Session = back_end.open(plan)
     held: Grown | None = getattr(session, "grown", None)  # a server's, in processes of its own
     return session, held or growth.end()

@@ -6,11 +6,15 @@ import ctypes
 import dataclasses
 import gc
 import importlib
+import importlib.util
 import sys
 from typing import Any
 
 from workbench.catalog.capabilities import engine_facts
 from workbench.machine import machine
+
+_LATER = {"transformers": ("transformers.modeling_utils", "transformers.generation")}
+"""Modules that an engine's packages import when the first model is loaded."""
 
 
 def give_back_memory() -> None:
@@ -50,18 +54,22 @@ class Growth:
     Args:
         engine: Name of the engine; its packages are imported now, so that they are not counted.
         device: ``cpu``, ``cuda`` or ``mps``.
+        quantization: What it needs besides is imported too.
     """
 
-    def __init__(self, engine: str, device: str) -> None:
+    def __init__(self, engine: str, device: str, *, quantization: str = "none") -> None:
         facts = engine_facts().get(engine)
-        for name in facts.packages if facts else ():
-            importlib.import_module(name)
+        needed = (*facts.packages, *facts.modules_for(quantization)) if facts else ()
+        for name in (*needed, *_LATER.get(engine, ())):
+            if importlib.util.find_spec(name.split(".")[0]) is not None:
+                importlib.import_module(name)
         self._engine, self._device = engine, device
         self._host = resident_bytes()
         self._before, self._counter = self._on_device()
 
     def end(self) -> Grown:
-        """Return what was added since."""
+        """Return what was added since; what was freed on the way is given back first."""
+        give_back_memory()
         after, counter = self._on_device()
         known = after is not None and self._before is not None and counter == self._counter
         return Grown(
