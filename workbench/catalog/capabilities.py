@@ -108,6 +108,8 @@ class EngineFacts(Settings):
     """File kinds that are converted once, through formats/, before it loads them."""
     quantizations: tuple[str, ...] = ()
     """Quantizations it makes on load or through a converted file."""
+    on_load: tuple[str, ...] = ("int8", "nf4")
+    """Which of them it makes itself while it loads plain safetensors."""
     needs: tuple[Needs, ...] = ()
     """Modules that some quantizations need besides the engine's own."""
     dtypes: tuple[str, ...] = ()
@@ -122,6 +124,8 @@ class EngineFacts(Settings):
     """Engine whose rules its memory follows, where they are not its own."""
     automatic: bool = True
     """Whether ``engine="auto"`` may choose it."""
+    automatic_on: tuple[str, ...] = ()
+    """Devices on which ``engine="auto"`` may choose it; empty for all."""
     flavours: dict[str, Flavour] = Field(default_factory=dict)
     """Kinds of servers that it speaks to, by name."""
     order: int = 100

@@ -18,6 +18,7 @@ from workbench.errors import InputError, did_you_mean
 _CLASSES = {
     "transformers": "workbench.engines.transformers:TransformersEngine",
     "llama.cpp": "workbench.engines.llama_cpp:LlamaCppEngine",
+    "mlx": "workbench.engines.mlx:MlxEngine",
     "vllm": "workbench.engines.server:VllmEngine",
     "sglang": "workbench.engines.server:SglangEngine",
     "tensorrt-llm": "workbench.engines.server:TensorRtLlmEngine",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from workbench.catalog import Card, ModelFiles
 from workbench.catalog.capabilities import EngineFacts, engine_facts
+from workbench.catalog.card import ReadyForm
 from workbench.catalog.server_place import missing_of
 from workbench.catalog.wanted import quantization_of
 from workbench.planning.planned import gib
@@ -139,7 +140,9 @@ def _from_safetensors(
         for dtype in _dtypes(facts, room):
             yield Form(facts=facts, quantization="none", dtype=dtype, rank=0, repository=repository)
         for name in facts.quantizations:
-            if name not in ("int8", "nf4"):
+            if name not in facts.on_load or (name in rules.packed and name != asked):
+                continue  # what ready weights are named too is made here only where it is asked for
+            if files is None and any(ready_name(each) == name for each in card.forms):
                 continue
             if room.here and not all(map(is_installed, facts.modules_for(name))):
                 continue
@@ -153,16 +156,23 @@ def _from_safetensors(
             )
     if files is None:
         for ready in card.forms:
-            name = f"{ready.kind}-8" if ready.kind == "gptq" and ready.bits == 8 else ready.kind
+            name = ready_name(ready)
             if ready.kind in rules.packed and (
                 name == asked or _able(facts, ready.kind, room, rules)
             ):
                 yield from _packed(facts, card, ready.kind, ready.repository, name, room, rules)
 
 
+def ready_name(ready: ReadyForm) -> str:
+    """Return the name of a ready quantized form: ``awq``, ``gptq-8``, MLX's ``4bit``."""
+    if ready.kind == "mlx":
+        return f"{ready.bits or 4}bit"
+    return f"{ready.kind}-8" if ready.kind == "gptq" and ready.bits == 8 else ready.kind
+
+
 def _able(facts: EngineFacts, method: str, room: Room, rules: Rules) -> bool:
     """Whether an engine can be expected to load a packed form that nobody asked for."""
-    if method in facts.quantizations:
+    if method in facts.quantizations or facts.name in rules.packed[method].engines:
         return True
     return room.here and all(map(is_installed, rules.packed[method].needs.get(facts.name, ("?",))))
 
@@ -178,9 +188,10 @@ def _packed(
 ) -> Iterator[Form]:
     """Yield the form of packed weights, unpacked to 16 bit where the device has no kernels."""
     rule = rules.packed.get(method)
-    if rule is None:
+    if rule is None or (rule.engines and facts.name not in rule.engines):
         return
-    rank = 0 if name == "none" and method in _AS_TRAINED else rules.rank(method)
+    quality = name if method == "mlx" and name != "none" else method
+    rank = 0 if name == "none" and method in _AS_TRAINED else rules.rank(quality)
     needs = rule.needs.get(facts.name, ())
     missing = [module for module in needs if room.here and not is_installed(module)]
     weak = rule.capability is not None and (room.capability or 99) < rule.capability

@@ -8,7 +8,7 @@ from workbench.catalog import Card, ModelFiles, catalog, locate, resolve
 from workbench.catalog.capabilities import EngineFacts, automatic_engines, engine_facts
 from workbench.catalog.server_place import missing_of
 from workbench.errors import InputError, MissingPackageError, UnsupportedError, did_you_mean
-from workbench.planning.forms import ready_names, sixteen_bit_gguf
+from workbench.planning.forms import ready_name, ready_names, sixteen_bit_gguf
 from workbench.planning.policy import POLICIES, TASKS, Rules
 
 AUTO = "auto"
@@ -119,7 +119,7 @@ def card_layers(card: Card) -> int | None:
 
 
 def check_adapter(adapter: str | Path | None) -> Path | None:
-    """Return the folder of a LoRA adapter.
+    """Return the folder of a LoRA adapter, or the GGUF file that llama.cpp loads.
 
     Raises:
         InputError: It is none.
@@ -127,6 +127,8 @@ def check_adapter(adapter: str | Path | None) -> Path | None:
     if adapter is None:
         return None
     folder = Path(adapter).expanduser().resolve()
+    if folder.suffix == ".gguf" and folder.is_file():
+        return folder
     if not (folder / "adapter_config.json").is_file():
         raise InputError(
             f"{folder} is not a LoRA adapter: it has no adapter_config.json.",
@@ -199,9 +201,10 @@ def known_forms(facts: EngineFacts, card: Card, found: Rules) -> list[str]:
     names = list(facts.quantizations)
     if "safetensors" in facts.formats:
         names += [
-            f"{each.kind}-8" if each.bits == 8 and each.kind == "gptq" else each.kind
+            ready_name(each)
             for each in card.forms
             if each.kind in found.packed
+            and facts.name in (found.packed[each.kind].engines or (facts.name,))
         ]
     if "gguf" in facts.formats and card.gguf is not None and card.path is None:
         in_quality = [name for line in found.quality for name in line if name[:2] in ("Q2", "Q3")]

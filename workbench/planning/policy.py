@@ -28,6 +28,8 @@ class PackedRule(Settings):
     """Least CUDA compute capability that has the kernels."""
     needs: dict[str, tuple[str, ...]] = {}
     """Engine to the modules it needs besides its own."""
+    engines: tuple[str, ...] = ()
+    """Engines that load them; empty for all."""
 
 
 class SizeRule(Settings):
