@@ -9,6 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from workbench.engines.transformers_adapters import kind_of_adapter, require_peft
+from workbench.engines.transformers_memory import (
+    free_after,
+    is_out_of_memory,
+    load_error,
+    refuse_disk,
+)
+from workbench.engines.transformers_packed import check_packed, packed_by
 from workbench.engines.transformers_session import TransformersSession
 from workbench.errors import FormatError, UnsupportedError
 from workbench.planning import Plan
@@ -32,11 +39,25 @@ class TransformersEngine:
 
         Raises:
             FormatError: The files lack weights that the architecture needs.
+            MemoryShortError: Memory ran out; what was loaded until then is freed.
+            MissingPackageError: The checkpoint is quantized by a method whose package is missing.
         """
+        try:
+            return self._opened(plan)
+        except Exception as error:
+            free_after(error)
+            if is_out_of_memory(error):
+                raise load_error(plan, error) from None
+            raise
+
+    def _opened(self, plan: Plan) -> TransformersSession:
         import torch
 
         if plan.threads is not None:
             torch.set_num_threads(plan.threads)
+        packed = packed_by(_folder(plan))
+        if packed is not None:
+            check_packed(packed, plan.card.id, quantization=plan.quantization)
         tokenizer = _load_tokenizer(plan)
         model = _load_model(plan)
         if plan.adapter is None or kind_of_adapter(plan.adapter) == "LORA":
@@ -71,6 +92,7 @@ def _load_model(plan: Plan) -> Any:
         arguments.setdefault("max_memory", _max_memory(plan))
     elif plan.quantization != "none" or plan.device != "cpu":
         arguments.setdefault("device_map", {"": plan.device})
+    refuse_disk(arguments.get("device_map"), plan.card.id)
     with _no_progress_bar():
         model, loading = AutoModelForCausalLM.from_pretrained(
             str(_folder(plan)),
@@ -80,6 +102,7 @@ def _load_model(plan: Plan) -> Any:
             output_loading_info=True,
             **arguments,
         )
+    refuse_disk(getattr(model, "hf_device_map", None), plan.card.id)
     missing = sorted(loading.get("missing_keys") or ())
     if missing:
         raise FormatError(

@@ -13,6 +13,12 @@ from workbench.engines.choice import Choice
 from workbench.engines.local import LocalSession
 from workbench.engines.prefix import KeptPrefix
 from workbench.engines.transformers_adapters import Adapters
+from workbench.engines.transformers_memory import (
+    empty_caches,
+    free_after,
+    is_out_of_memory,
+    reply_error,
+)
 from workbench.engines.vocabulary import TokenBytes
 from workbench.errors import EngineError, InputError, UnsupportedError
 from workbench.messages import Likelihood, Message, Reply, Sampling
@@ -41,7 +47,7 @@ class TransformersSession(LocalSession):
     """
 
     def __init__(self, model: Any, tokenizer: Any, plan: Plan) -> None:
-        self._model = model
+        self._model, self._plan = model, plan
         self._adapters = Adapters(model, plan.adapter if hasattr(model, "get_base_model") else None)
         self.tokenizer = tokenizer
         self.context = plan.context
@@ -74,16 +80,10 @@ class TransformersSession(LocalSession):
         """Drop the model and empty the device's cache."""
         if self._model is None:
             return
-        import torch
-
-        kind = self.device.type
         self.prefix.close()
         self._model = self._forward = self.tokenizer = None
         self._adapters = Adapters(None)
-        if kind == "cuda":
-            torch.cuda.empty_cache()
-        elif kind == "mps":
-            torch.mps.empty_cache()
+        empty_caches()
 
     def use_adapter(self, folder: Path | None) -> None:
         """Answer with this LoRA adapter from now on, or with the base model."""
@@ -200,14 +200,15 @@ class TransformersSession(LocalSession):
         """Run the model on the next tokens; return logits [batch, positions, vocab] and cache."""
         import torch
 
-        with torch.inference_mode():  # never around a yield: the mode would leak to the reader
-            found = self._forward(
-                input_ids=feed,
-                past_key_values=cache,
-                use_cache=True,
-                **({} if all_logits else self._last_only),
-                **more,
-            )
+        if not all_logits:
+            more.update(self._last_only)
+        try:
+            with torch.inference_mode():  # never around a yield: it would leak to the reader
+                found = self._forward(input_ids=feed, past_key_values=cache, use_cache=True, **more)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise self._short_of_memory(feed, cache, error) from None
         cache = getattr(found, "past_key_values", None)
         if cache is None:
             raise EngineError(
@@ -215,6 +216,12 @@ class TransformersSession(LocalSession):
                 hint="Try engine='llama.cpp'.",
             )
         return found.logits, cache
+
+    def _short_of_memory(self, feed: Any, cache: Any, error: BaseException) -> EngineError:
+        """Free what the failed pass holds, and return the error that says so."""
+        tokens = int(feed.shape[-1]) + (0 if cache is None else int(cache.get_seq_length()))
+        free_after(error)
+        return reply_error(self._plan, tokens, error)
 
     def ask_many(
         self, conversations: Sequence[Sequence[Message]], sampling: Sampling
