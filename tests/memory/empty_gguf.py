@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import gguf
+
 from workbench.catalog.architecture import Architecture
 
 Tensor = tuple[str, tuple[int, ...]]
