@@ -12,7 +12,7 @@ from workbench.formats.gguf import convert
 
 
 def random_gguf(family: str, folder: Path) -> Path:
-    """Return a random model of the family as a GGUF file of 32 bits, with the embedded tokenizer."""
+    """Return a random model of the family as a GGUF of 32 bits, with the embedded tokenizer."""
     source = folder / f"{family}-source"
     model = random_model(family)
     model.save_pretrained(source)

@@ -8,6 +8,7 @@ from typing import Any
 
 from workbench.catalog.header import check_gguf
 from workbench.engines.base import Session
+from workbench.engines.llama_cpp_adapter import lora_file
 from workbench.engines.llama_cpp_library import clear, close_at_exit, last_words, library
 from workbench.engines.llama_cpp_memory import experts_in_ram
 from workbench.engines.llama_cpp_options import OwnOptions, check_options, load_arguments
@@ -27,11 +28,6 @@ class LlamaCppEngine:
     def prepare(self, plan: Plan) -> Plan:
         """Return the plan with its GGUF file, converted and quantized once where needed."""
         check_options(library(), plan.options)
-        if plan.adapter is not None:
-            raise UnsupportedError(
-                f"The engine llama.cpp cannot load the PEFT adapter {plan.adapter.name}.",
-                hint="Merge it first (wb.merge) and load the merged model.",
-            )
         if plan.gpu_layers and not library().llama_supports_gpu_offload():
             reason = "On the CPU, because this llama-cpp-python was built without a GPU."
             plan = dataclasses.replace(
@@ -49,6 +45,8 @@ class LlamaCppEngine:
             path = ensure_gguf(plan.files, plan.quantization)
             files = ModelFiles(path=path, kind="gguf", weights=(path,))
             plan = dataclasses.replace(plan, files=files)
+        if plan.adapter is not None:  # converted here, where its progress is seen
+            lora_file(plan.adapter, plan.card)
         return plan
 
     def open(self, plan: Plan) -> Session:
@@ -66,6 +64,12 @@ class LlamaCppEngine:
         llama = load(module, plan, exact=header.metadata.get("general.file_type") == _ALL_F32)
         session = LlamaCppSession(llama, module, plan, own=OwnOptions.of(plan))
         close_at_exit(session)
+        if plan.adapter is not None:
+            try:
+                session.use_adapter(plan.adapter)
+            except BaseException:
+                session.close()
+                raise
         return session
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.engines.base import Power, check_ids
+from workbench.engines.llama_cpp_adapter import Adapters
 from workbench.engines.llama_cpp_cache import KeptPrefix
 from workbench.engines.llama_cpp_choice import Choice, Grammar
 from workbench.engines.llama_cpp_grammar import grammar_of
@@ -44,10 +46,12 @@ class LlamaCppSession(LocalSession):
         self.cache = KeptPrefix(module, llama, enabled=own.prefix_reuse)
         self.vocabulary = self.words.size
         self.ends = EndTokens(self.words.is_end, end_ids_of_source(plan))
+        architecture = str(llama.metadata.get("general.architecture", ""))
+        self._adapters = Adapters(module, llama, plan.card, architecture)
         self._asked: tuple[Choice, int, int] | None = None
         powers = {
             Power.TOKENIZE, Power.COMPLETE, Power.SCORE, Power.LOGPROBS, Power.SCHEMA,
-            Power.GRAMMAR,
+            Power.GRAMMAR, Power.ADAPTERS,
         }  # fmt: skip
         if self.words.template:
             powers.add(Power.RENDER)
@@ -67,8 +71,14 @@ class LlamaCppSession(LocalSession):
     def close(self) -> None:
         """Free the context and the model."""
         if self._llama is not None:
+            self._adapters.close()
             self._llama.close()
             self._llama = None
+
+    def use_adapter(self, folder: Path | None) -> None:
+        """Answer with this LoRA from now on (a PEFT folder or a GGUF file), or with the base."""
+        self._adapters.use(folder)
+        self.cache.forget()  # it was computed with other weights
 
     # Text and ids
 
