@@ -19,7 +19,10 @@ from openai_server import (
 )
 
 import workbench as wb
+from workbench.catalog import Card
+from workbench.engines.base import Loading
 from workbench.engines.model import Model
+from workbench.engines.openai import OpenAIEngine
 from workbench.engines.sse import EventParser
 from workbench.errors import EngineError, UnsupportedError
 from workbench.messages import Image, ToolCall, Usage
@@ -39,7 +42,9 @@ def opened(server: ScriptedServer) -> Iterator[Callable[..., Model]]:
     models: list[Model] = []
 
     def get(name: str = "small", **options: object) -> Model:
-        models.append(wb.load(name, engine="openai", url=server.url, **options))
+        plan = wb.plan(Card(id=name), engine="openai", url=server.url, **options)
+        nothing = Loading(seconds=0, weight_bytes=0, rss_bytes=0)
+        models.append(Model(OpenAIEngine().open(plan), plan, loading=nothing))
         return models[-1]
 
     yield get
@@ -145,7 +150,7 @@ def test_tool_calls_come_whole_and_in_order(
     parts = [
         chunk(tool_calls=[named("add", "", index=0, id="a")]),
         chunk(tool_calls=[part(0, '{"x": '), named("sub", '{"y"', index=1, id="b")]),
-        chunk(tool_calls=[part(1, ': 2}'), part(0, '"猫"}')]),
+        chunk(tool_calls=[part(1, ": 2}"), part(0, '"猫"}')]),
         chunk(tool_calls=[named("whole", {"z": 3}, index=0, id="c")]),  # all numbered 0
         chunk("stop"),
     ]

@@ -28,6 +28,7 @@ _TOO_LONG = re.compile(
     r"|too many (?:input )?tokens|input (?:token count|length) .{0,40}exceed",
     re.IGNORECASE,
 )
+_TOO_LONG_CODE = re.compile(r'"(?:code|type)":\s*"[a-z_]*(?:context_length|exceed_context)')
 
 
 def not_connected(
@@ -105,7 +106,7 @@ def refusal(
     because = f": {said}" if said else "."
     if status in (401, 403):
         return _no_entry(status, there, said, key_variable, has_key)
-    if status in (400, 413, 422, 500) and _TOO_LONG.search(said):
+    if status in (400, 413, 422, 500) and (_TOO_LONG.search(said) or _TOO_LONG_CODE.search(text)):
         return ContextLengthError(
             f"The prompt does not fit: {said}", hint="Shorten it, or serve a larger context."
         )
