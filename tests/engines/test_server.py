@@ -178,10 +178,10 @@ def test_the_log_is_kept_and_shown(load: Load) -> None:
 @pytest.mark.parametrize(
     ("reason", "cause", "advice"),
     [
-        ("torch.OutOfMemoryError: CUDA out of memory. Tried 1 GiB", "Out of memory on the GPU", "form"),
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried 1 GiB", "memory on the GPU", "form"),
         ("ValueError: Unknown quantization method: gguf. Must be", "plug-in", "vllm-gguf-plugin"),
         ("ValueError: Unknown quantization method: bitsandbytes.", "plug-in", "vllm-bnb-plugin"),
-        ("ValueError: Model architectures ['FooForCausalLM'] are not supported", "Foo", "transformers"),
+        ("ValueError: Model architectures ['FooLM'] are not supported", "Foo", "transformers"),
         ("ValueError: Bfloat16 is only supported on GPUs with compute capability of at least 8.0",
          "no bfloat16", "fp16"),
         ("ValueError: torch.bfloat16 is not supported for quantization method awq", "awq", "fp16"),
@@ -263,7 +263,8 @@ import sys, time
 import workbench as wb
 environment = {"FAKE": sys.argv[3], "FAKE_ALSO": sys.argv[4], "FAKE_FOLDER": sys.argv[2]}
 print("begun", flush=True)
-model = wb.load("tiny-chat", engine="vllm", context=512, python=sys.argv[1], environment=environment)
+settings = {"python": sys.argv[1], "environment": environment}
+model = wb.load("tiny-chat", engine="vllm", context=512, **settings)
 print("loaded", flush=True)
 time.sleep(600)
 """

@@ -9,11 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from workbench.catalog.capabilities import EngineFacts, engine_facts
+from workbench.catalog.server_place import program_of
 from workbench.doctor import examine, remedies
 from workbench.doctor.diagnosis import ALL, Check, Diagnosis
 from workbench.doctor.remedies import Finding
 from workbench.engines import child
-from workbench.errors import ChildDiedError, EngineError, InputError, UnsupportedError, did_you_mean
+from workbench.errors import (
+    ChildDiedError,
+    EngineError,
+    InputError,
+    MissingPackageError,
+    UnsupportedError,
+    did_you_mean,
+)
 from workbench.machine import Machine, machine
 from workbench.progress import Bar, progress
 from workbench.receipts import Receipt, write
@@ -86,7 +94,9 @@ def _chosen(
     for name in engines or ():
         if name not in known:
             raise InputError(f"There is no engine named {name!r}.", hint=did_you_mean(name, known))
-    chosen = [(known[name], _forms(known[name])) for name in engines or known]
+    # A server takes a minute to start: it is examined when it is named.
+    usual = [name for name, facts in known.items() if facts.server is None]
+    chosen = [(known[name], _forms(known[name])) for name in engines or usual]
     if quantizations is None:
         return chosen
     everything = {form for facts in known.values() for form in _forms(facts)}
@@ -110,6 +120,8 @@ def _chosen(
 def _forms(facts: EngineFacts) -> list[str]:
     """Return the forms of the embedded model in an engine: as it is stored, and quantized."""
     as_stored = not facts.quantizations or not facts.formats or _STORED in facts.formats
+    if facts.server is not None:
+        return ["none"]  # it quantizes nothing itself
     return [*(["none"] if as_stored else []), *facts.quantizations]
 
 
@@ -139,6 +151,11 @@ def _fields(found: Finding) -> dict[str, Any]:
 
 def _import(facts: EngineFacts, visit: _Visit) -> tuple[Finding, list[str]]:
     """Import an engine's packages in a child; return the finding and which optional ones lack."""
+    if facts.server is not None:
+        try:
+            program_of(facts.name, facts.server)
+        except MissingPackageError as error:
+            return Finding(verdict="missing", reason=error.message, mend=error.hint or ""), []
     tried: list[str] = []
     packages = {
         "packages": list(facts.packages),
