@@ -34,7 +34,7 @@ class _Row:
             prompt_tokens=len(ids),
             limit=reply_limit(len(ids), sampling, session.context),
             ends=() if sampling.ignore_end else session.ends,
-            to_bytes=session.bytes_of.visible,
+            to_bytes=session.shown,
             stop=sampling.stop,
             began=time.perf_counter(),
             likelihood=(lambda: self._likelihood) if self._count else None,
@@ -69,7 +69,8 @@ def answer_batches(
     rows: list[tuple[int, _Row]] = []
     for index, messages in enumerate(conversations):
         try:
-            rows.append((index, _Row(session, session.prompt_ids(messages), sampling)))
+            ids = session.prompt_ids_for(messages, sampling)
+            rows.append((index, _Row(session, ids, sampling)))
         except WorkbenchError as error:
             replies[index] = _failed(error)
     rows.sort(key=lambda pair: len(pair[1].ids))  # similar lengths need little padding
@@ -95,7 +96,7 @@ def _answer(session: TransformersSession, rows: list[_Row], sampling: Sampling) 
             return [_failed(error)]
         again = [_Row(session, row.ids, sampling) for row in rows]
         return [reply for row in again for reply in _answer(session, [row], sampling)]
-    return [Reply.joined(row.taken) for row in rows]
+    return [Reply.joined(session.divided(iter(row.taken), row.ids, sampling)) for row in rows]
 
 
 def _decode(session: TransformersSession, rows: list[_Row]) -> None:

@@ -19,6 +19,7 @@ from workbench.engines.transformers_memory import (
     is_out_of_memory,
     reply_error,
 )
+from workbench.engines.transformers_template import for_template, template_text
 from workbench.engines.vocabulary import TokenBytes
 from workbench.errors import EngineError, InputError, UnsupportedError
 from workbench.messages import Likelihood, Message, Reply, Sampling
@@ -65,6 +66,7 @@ class TransformersSession(LocalSession):
         last_only = "logits_to_keep" in inspect.signature(self._forward.forward).parameters
         self._last_only = {"logits_to_keep": 1} if last_only else {}
         self._tokenizer_lock = threading.RLock()  # fast tokenizers refuse two callers at once
+        self.learn_marks(template_text(tokenizer))
 
     @property
     def raw(self) -> Any:
@@ -114,7 +116,19 @@ class TransformersSession(LocalSession):
         ids: list[int] = self._templated(messages, True, tokenize=True)["input_ids"]
         return ids
 
-    def _templated(self, messages: Sequence[Message], prompted: bool, *, tokenize: bool) -> Any:
+    def prompt_ids_for(self, messages: Sequence[Message], sampling: Sampling) -> list[int]:
+        """Return the prompt's token ids with the tools, and with the wish to think or not."""
+        wishes: dict[str, Any] = {}
+        if sampling.tools:
+            wishes["tools"] = [dict(tool) for tool in sampling.tools]
+        if sampling.think is not None:  # templates name it differently, and ignore the other
+            wishes |= {"enable_thinking": sampling.think, "thinking": sampling.think}
+        ids: list[int] = self._templated(messages, True, tokenize=True, **wishes)["input_ids"]
+        return ids
+
+    def _templated(
+        self, messages: Sequence[Message], prompted: bool, *, tokenize: bool, **wishes: Any
+    ) -> Any:
         from jinja2 import TemplateError
 
         if not self.tokenizer.chat_template:
@@ -125,10 +139,11 @@ class TransformersSession(LocalSession):
         try:
             with self._tokenizer_lock:
                 return self.tokenizer.apply_chat_template(
-                    [message.as_dict() for message in messages],
+                    [for_template(message) for message in messages],
                     add_generation_prompt=prompted,
                     tokenize=tokenize,
                     **({"return_dict": True} if tokenize else {}),
+                    **wishes,
                 )
         except TemplateError as error:
             raise InputError(f"The chat template refuses this conversation: {error}.") from error
