@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from workbench.errors import InputError, did_you_mean
 from workbench.figures import Table
-from workbench.memory.estimate import Estimate
+from workbench.memory.estimate import Estimate, Place
 from workbench.paths import outputs
 from workbench.receipts import receipts
 
@@ -247,17 +247,17 @@ def beside(
 def seen_bytes(estimate: Estimate, *, moment: Moment, device: str) -> int:
     """Return the part of an estimate that a measurement sees.
 
-    At a load that is the weights, and on a GPU what an engine allocates before the first prompt;
-    a CPU touches cache and buffers only when they are used. A training is seen at its peak,
-    without what the driver books besides.
+    At a load that is the weights and what an engine fills before the first prompt: llama.cpp
+    clears its cache, and on a GPU it also allocates its buffers, which a CPU only touches when they
+    are used. A training is seen at its peak, without what the driver or the process books besides.
     """
     if moment == "train":
         return estimate.total("host" if device == "cpu" else "device", what="allocated")
-    if device == "cpu":
-        return estimate.weights
-    found = estimate.total("device", what="allocated", group="weights")
+    place: Place = "host" if device == "cpu" else "device"
+    found = estimate.total(place, what="allocated", group="weights")
     if estimate.conditions.get("engine") == "llama.cpp":
-        found += sum(estimate.total("device", group=group) for group in ("cache", "compute"))
+        found += estimate.total(place, group="cache")
+        found += estimate.total("device", group="compute")
     return found
 
 
