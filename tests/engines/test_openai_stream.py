@@ -135,6 +135,20 @@ def test_thinking_is_told_apart_whatever_the_field(
     assert (reply.thinking, reply.text) == ("One two three", "Four!")
 
 
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_thinking_between_tags_is_told_apart_too(
+    server: ScriptedServer, opened: Callable[..., Model], size: int
+) -> None:
+    text = "<think>Is it 猫? Yes.</think>Cat, a <think> of its own."
+    server.chat(said(*(text[at : at + size] for at in range(0, len(text), size))))
+    reply = opened().ask("Go")
+    assert (reply.thinking, reply.text) == ("Is it 猫? Yes.", "Cat, a <think> of its own.")
+    server.chat(said("<think>never closed"))
+    assert opened().ask("Go").thinking == "never closed"
+    server.chat(said(" <", "thin", " air"))
+    assert opened().ask("Go").text == " <thin air"
+
+
 def test_tool_calls_come_whole_and_in_order(
     server: ScriptedServer, opened: Callable[..., Model]
 ) -> None:
@@ -474,6 +488,16 @@ def test_a_server_that_counts_nothing_is_asked_without_counting(
     assert model.ask("Hi").text == "ok"
     assert model.ask("Again").usage is None
     assert ["stream_options" in body for body in server.bodies()] == [True, False, False]
+
+
+def test_an_older_server_is_asked_without_what_it_does_not_know(
+    server: ScriptedServer, opened: Callable[..., Model]
+) -> None:
+    refusal = {"error": {"message": "Unknown reasoning format: auto", "code": 500}}
+    server.chat([json_answer(refusal, 500), said("ok")])
+    model = opened(flavour="llama-server")
+    assert [model.ask("Hi").text for _ in range(2)] == ["ok", "ok"]
+    assert ["reasoning_format" in body for body in server.bodies()] == [True, False, False]
 
 
 def test_extra_reaches_the_body(server: ScriptedServer, opened: Callable[..., Model]) -> None:

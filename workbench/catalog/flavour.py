@@ -39,5 +39,7 @@ class Flavour(Settings):
     """Whether it completes token ids as well as text."""
     most_top_logprobs: int = 20
     """Most alternatives it tells with a token."""
+    chat: dict[str, Any] = Field(default_factory=dict)
+    """Sent with every chat; left out where an older server refuses it."""
     notes: str | None = None
     """What differs from other engines without a setting for it."""

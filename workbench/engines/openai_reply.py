@@ -9,6 +9,7 @@ from typing import Any
 
 from workbench.engines.http_errors import said_by_server
 from workbench.engines.text import TextAssembler
+from workbench.engines.thinking import Divider, Format
 from workbench.errors import EngineError
 from workbench.messages import FinishReason, Likelihood, Piece, Timings, ToolCall, Usage
 
@@ -23,6 +24,7 @@ _FINISHES: dict[str, FinishReason] = {
     "tool_calls": "tool_calls",
     "function_call": "tool_calls",
 }
+_TAGGED = Format(tags=("<think>", "</think>"))
 _SHOWN = 80  # characters of what was said last, in errors
 
 
@@ -32,16 +34,18 @@ class ReplyReader:
     Args:
         stop: Strings that end the reply; cut here as well, for a server may ignore them.
         began: ``time.perf_counter()`` of the request.
+        thinks: Tell a thinking part between ``<think>`` tags apart, where the server does not.
 
     Attributes:
         first: ``time.perf_counter()`` of the first token, None before it.
         over: Whether the reply has ended, by the server's word or at a stop string.
     """
 
-    def __init__(self, *, stop: Sequence[str] = (), began: float) -> None:
+    def __init__(self, *, stop: Sequence[str] = (), began: float, thinks: bool = False) -> None:
         self._began = began
         self._cut = TextAssembler(stop) if stop else None
         self._half, self._half_thought = _Halves(), _Halves()
+        self._divider = Divider(_TAGGED) if thinks else None
         self._calls = _Calls()
         self._usage: Usage | None = None
         self._finish: FinishReason | None = None
@@ -82,6 +86,7 @@ class ReplyReader:
         text = self._half.joined(_text_in(choice, delta))
         if thought:
             self._mark(thought)
+            self._divider = None  # the server tells it apart
             yield Piece(thinking=thought)
         if text or choice.get("token_ids") or choice.get("logprobs"):
             yield from self._tokens(text, choice)
@@ -109,9 +114,14 @@ class ReplyReader:
         rest = self._half.left()
         if self._cut is not None:
             rest = self._cut.feed(rest.encode()) + self._cut.finish()
+        thought = ""
+        if self._divider is not None:
+            parts, left = self._divider.feed(rest), self._divider.finish()
+            rest, thought = parts.text + left.text, parts.thinking + left.thinking
         total = time.perf_counter()
         yield Piece(
             text=rest,
+            thinking=thought,
             finish_reason=self._reason(),
             usage=self._usage,
             timings=self._timings(total),
@@ -154,6 +164,13 @@ class ReplyReader:
         self._mark(text)
         if self._cut is not None:
             text = self._cut.feed(text.encode())
+        if self._divider is not None:
+            parts = self._divider.feed(text)
+            text = parts.text
+            if parts.thinking:
+                yield Piece(thinking=parts.thinking)
+            if self._divider.is_over:
+                self._divider = None
         ids = choice.get("token_ids") or []
         told = _likelihoods(choice.get("logprobs"))
         if not ids and not told:

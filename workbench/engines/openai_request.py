@@ -28,6 +28,7 @@ def chat_body(
     body = {
         "model": model,
         "messages": [message.as_dict() for message in messages],
+        **facts.chat,
         **_common(server, facts, sampling),
     }
     body[facts.limit] = sampling.max_tokens

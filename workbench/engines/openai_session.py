@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -99,8 +100,10 @@ class OpenAISession:
         self.version, self.concurrent = found.version, concurrent
         self.extra = dict(extra or {})
         self.label = label or f"{self.flavour} at {self.http.url}"
-        self._counts_usage = True
+        self._optional = {"stream_options", *self.facts.chat}
+        self._refused: set[str] = set()
         self._streams: weakref.WeakSet[OpenAIStream] = weakref.WeakSet()
+        self._lock = threading.Lock()
 
     @property
     def raw(self) -> Http:
@@ -184,7 +187,9 @@ class OpenAISession:
 
     def stop(self) -> None:
         """Hang up on every stream in progress."""
-        for stream in list(self._streams):
+        with self._lock:
+            streams = list(self._streams)
+        for stream in streams:
             stream.close()
 
     def close(self) -> None:
@@ -247,13 +252,15 @@ class OpenAISession:
         counted: Callable[[], int] | None,
     ) -> OpenAIStream:
         body |= self.extra
-        reader = ReplyReader(stop=sampling.stop, began=time.perf_counter())
+        thinks = path == "/chat/completions" and Power.THINKING in self.powers
+        reader = ReplyReader(stop=sampling.stop, began=time.perf_counter(), thinks=thinks)
 
         def ask(hold: Callable[[Exchange], None]) -> Exchange:
             return self._accepted(path, body, hold, counted)
 
         stream = OpenAIStream(ask, reader, silence=self.http.waits.silence)
-        self._streams.add(stream)
+        with self._lock:
+            self._streams.add(stream)
         return stream
 
     def _accepted(
@@ -264,8 +271,8 @@ class OpenAISession:
         counted: Callable[[], int] | None,
     ) -> Exchange:
         """Send a request, and again where the server refuses a part that it can do without."""
-        if not self._counts_usage:
-            body.pop("stream_options", None)
+        for name in self._refused:
+            body.pop(name, None)
         while True:
             exchange = self.http.exchange("POST", path, body)
             hold(exchange)
@@ -276,13 +283,19 @@ class OpenAISession:
                     raise
             except NotFoundError as error:
                 raise self._named(error) from None
-            except InputError as error:
-                if "stream_options" not in error.message or "stream_options" not in body:
+            except (InputError, EngineError) as error:
+                refused = self._refusable(error, body)
+                if refused is None:
                     raise
-                self._counts_usage = False
-                del body["stream_options"]
+                self._refused.add(refused)
+                del body[refused]
             else:
                 return exchange
+
+    def _refusable(self, error: WorkbenchError, body: Mapping[str, Any]) -> str | None:
+        """Return the part of the body that a refusal names and that can be left out."""
+        said = error.message.replace(" ", "_")
+        return next((name for name in self._optional if name in said and name in body), None)
 
     def _shortened(self, body: dict[str, Any], counted: Callable[[], int] | None) -> bool:
         """Whether the reply, not the prompt, was too long: its limit is cut to what is left."""
