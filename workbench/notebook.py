@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+import traceback
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from types import CellType, FrameType, MethodType, TracebackType
 from typing import Any
 
 RUN_FOLDER = "WORKBENCH_RUN_FOLDER"
@@ -124,3 +127,105 @@ def release_references() -> None:
     running.last_execution_result = None
     if getattr(running, "InteractiveTB", None) is not None:
         running.InteractiveTB.tb = None
+
+
+def forget(identities: Collection[int]) -> None:
+    """Drop what IPython and Python keep by themselves of these objects; no user variable goes.
+
+    These are entries of the output history (``Out``, ``_``, ``_5``, the hidden copies), the result
+    of the last cell, and the last traceback with the frames that it holds.
+
+    Args:
+        identities: ``id`` of each object, all of them alive.
+    """
+    last = getattr(sys, "last_value", None) or getattr(sys, "last_exc", None)
+    if isinstance(last, BaseException) and error_holds(last, identities):
+        for name in ("last_exc", "last_value", "last_traceback", "last_type"):
+            if hasattr(sys, name):
+                delattr(sys, name)
+    running = shell()
+    if running is None:
+        return
+    with contextlib.suppress(AttributeError):  # internals differ between versions of IPython
+        _forget_outputs(running, identities)
+    with contextlib.suppress(AttributeError):
+        result = running.last_execution_result
+        errors = (result.error_in_exec, result.error_before_exec) if result is not None else ()
+        if result is not None and (
+            _within(result.result, identities)
+            or any(error_holds(error, identities) for error in errors if error is not None)
+        ):
+            running.last_execution_result = None
+    with contextlib.suppress(AttributeError):
+        if _traceback_holds(running.InteractiveTB.tb, identities):
+            running.InteractiveTB.tb = None
+
+
+def _forget_outputs(running: Any, identities: Collection[int]) -> None:
+    hook, names, hidden = running.displayhook, running.user_ns, running.user_ns_hidden
+    outputs = names.get("_oh", {})
+    for number, value in list(outputs.items()):
+        if _within(value, identities):
+            del outputs[number]
+            if names.get(f"_{number}") is value:
+                del names[f"_{number}"]
+    for name in ("_", "__", "___"):
+        value = getattr(hook, name)
+        if _within(value, identities):
+            setattr(hook, name, "")
+            if names.get(name) is value:  # otherwise it is a variable of the user's own
+                names[name] = ""
+    for name, value in list(hidden.items()):
+        if name.startswith("_") and _within(value, identities):
+            del hidden[name]
+
+
+def error_holds(error: BaseException, identities: Collection[int]) -> bool:
+    """Return whether frames of an error, or of one that it came from, hold one of the objects."""
+    return any(_traceback_holds(each.__traceback__, identities) for each in _chain(error))
+
+
+def release_frames(error: BaseException, identities: Collection[int]) -> None:
+    """Empty those finished frames of an error that hold one of the objects; its lines stay."""
+    for each in _chain(error):
+        for frame, _ in traceback.walk_tb(each.__traceback__):
+            if _frame_holds(frame, identities):
+                with contextlib.suppress(RuntimeError):  # it still runs
+                    frame.clear()
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those that it came from, each once."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            waiting += [each.__cause__, each.__context__]
+
+
+def _traceback_holds(trace: TracebackType | None, identities: Collection[int]) -> bool:
+    return any(_frame_holds(frame, identities) for frame, _ in traceback.walk_tb(trace))
+
+
+def _frame_holds(frame: FrameType, identities: Collection[int]) -> bool:
+    # Asking a frame for f_locals would make it keep a copy; its referents are the same objects.
+    outside = (id(frame.f_globals), id(frame.f_builtins))
+    return any(
+        _within(each, identities) for each in gc.get_referents(frame) if id(each) not in outside
+    )
+
+
+def _within(value: Any, identities: Collection[int]) -> bool:
+    """Return whether a value is one of the objects, or a plain container of one."""
+    if id(value) in identities:
+        return True
+    if isinstance(value, dict):
+        return any(id(each) in identities for each in value.values())
+    if isinstance(value, list | tuple | set | frozenset):
+        return any(id(each) in identities for each in value)
+    if isinstance(value, CellType | MethodType):
+        return any(id(each) in identities for each in gc.get_referents(value))
+    return False

@@ -153,7 +153,7 @@ def test_the_list_of_open_models_keeps_none_alive() -> None:
     listed = wb.loaded()
     assert list(listed)[before:] == [one, two]
     assert "scripted" in repr(listed)
-    assert "<li>" in listed._repr_mimebundle_()["text/html"]
+    assert "<table>" in listed._repr_mimebundle_()["text/html"]
     reference = weakref.ref(one)
     del one
     gc.collect()

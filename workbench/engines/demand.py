@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from workbench.catalog.capabilities import engine_facts
 from workbench.engines.base import Power
-from workbench.errors import UnsupportedError
+from workbench.errors import InputError, UnsupportedError
 from workbench.messages import Message, Sampling
 
 
@@ -52,6 +52,21 @@ def require(
         f"{label} cannot {SAID[power]}.{f' {why}' if why else ''}",
         hint=f"Engines that can: {others}." if others else "No other engine here can.",
     )
+
+
+def texts_of(given: str | Sequence[str]) -> list[str]:
+    """Return one text or several as a list.
+
+    Raises:
+        InputError: There is none, or one is no string.
+    """
+    texts = [given] if isinstance(given, str) else list(given)
+    if not texts:
+        raise InputError("There is no text.", hint="Give at least one.")
+    wrong = next((text for text in texts if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise InputError(f"A text is a string, not {type(wrong).__name__}.")
+    return texts
 
 
 SAID = {

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import html
 import time
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from workbench.catalog import Card, fetch
+from workbench.catalog import Card, fetch, resolve
 from workbench.catalog.capabilities import engine_facts
 from workbench.catalog.source import form_of, kind_to_fetch
 from workbench.engines.base import Loading, Session
-from workbench.engines.memory import Grown, Growth
+from workbench.engines.death import memory_hint
+from workbench.engines.fallback import Failed, release, with_fallback
+from workbench.engines.loaded import LoadedModels
+from workbench.engines.memory import Grown, Growth, give_back_memory
 from workbench.engines.model import Model
+from workbench.engines.plain import described
 from workbench.engines.registry import engine as engine_named
-from workbench.errors import EngineError, WorkbenchError
+from workbench.errors import EngineError, InputError, WorkbenchError
 from workbench.memory.ledger import KEY, beside
 from workbench.planning import Plan, require_memory
 from workbench.planning import plan as make_plan
@@ -40,6 +42,8 @@ def load(
     adapter: str | Path | None = None,
     isolate: bool = False,
     force: bool = False,
+    fallback: bool = False,
+    memory_limit: int | None = None,
     **options: Any,
 ) -> Model:
     """Load a model and leave a receipt of it; whatever is given is kept, the rest is chosen.
@@ -58,6 +62,9 @@ def load(
         isolate: Open it in a process of its own: a crash there leaves this one alive, and closing
             frees everything for certain; ``model.raw`` is not to be had.
         force: Load also what does not fit into the memory that is free.
+        fallback: Where loading fails, load the first of the card's fallbacks that can be; each
+            failure is told in a warning, and kept in the receipt and in ``model.fallbacks``.
+        memory_limit: With ``isolate=True``, most bytes of data that the child may hold.
         options: Further arguments of ``plan`` (``batch``, ``policy`` ...) and of the
             engine.
 
@@ -70,26 +77,53 @@ def load(
         MemoryShortError: It cannot fit into what is free now; nothing was loaded.
         EngineError: Loading failed; a receipt keeps the reason.
     """
-    if isinstance(model, Plan):
-        chosen = model
-    else:
-        chosen = make_plan(
-            model,
-            engine=engine,
-            quantization=quantization,
-            dtype=dtype,
-            context=context,
-            device=device,
-            gpu_layers=gpu_layers,
-            threads=threads,
-            adapter=adapter,
-            **options,
+    if memory_limit is not None and not isolate:
+        raise InputError("memory_limit needs a process of its own.", hint="Give isolate=True too.")
+    settings = {
+        "engine": engine,
+        "quantization": quantization,
+        "dtype": dtype,
+        "context": context,
+        "device": device,
+        "gpu_layers": gpu_layers,
+        "threads": threads,
+        "adapter": adapter,
+        **options,
+    }
+
+    def attempt(card: Card | None, failed: tuple[Failed, ...]) -> Model:
+        if card is not None:
+            planned = make_plan(card, **_without_plan(model, settings))
+        else:
+            planned = model if isinstance(model, Plan) else make_plan(model, **settings)
+        return _open(
+            planned, isolate=isolate, force=force, memory_limit=memory_limit, failed=failed
         )
-    return _open(chosen, isolate=isolate, force=force)
+
+    if not fallback:
+        return attempt(None, ())
+    return with_fallback(model.card if isinstance(model, Plan) else resolve(model), attempt)
 
 
-def _open(plan: Plan, *, isolate: bool, force: bool) -> Model:
+def _without_plan(model: object, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return what another card is planned by: of a finished plan only where it runs."""
+    if not isinstance(model, Plan):
+        return settings
+    return {**settings, "device": model.device, "threads": model.threads}
+
+
+def _open(
+    plan: Plan,
+    *,
+    isolate: bool,
+    force: bool,
+    memory_limit: int | None = None,
+    failed: tuple[Failed, ...] = (),
+) -> Model:
     began = time.perf_counter()
+    conditions: dict[str, Any] = {"isolate": isolate}
+    if failed:
+        conditions["fallback_from"] = [dataclasses.asdict(each) for each in failed]
     try:
         back_end = engine_named(plan.engine)
         if not force:
@@ -98,10 +132,13 @@ def _open(plan: Plan, *, isolate: bool, force: bool) -> Model:
         prepare = getattr(back_end, "prepare", None)
         if prepare is not None:
             plan = prepare(plan)
-        session, grown = _isolated(plan) if isolate else _here(back_end, plan)
+        own = isolate and not _is_server(plan)
+        session, grown = _isolated(plan, memory_limit) if own else _here(back_end, plan)
     except Exception as error:
         named = _named(error, plan)
-        _leave_receipt(plan, isolate=isolate, reason=str(named))
+        release(error)  # what is half loaded must not stay as long as the error is remembered
+        give_back_memory()
+        _leave_receipt(plan, conditions, reason=str(named))
         if named is error:
             raise
         raise named from error
@@ -113,8 +150,16 @@ def _open(plan: Plan, *, isolate: bool, force: bool) -> Model:
     context = getattr(session, "context", None)
     if plan.files is None and context:  # a server says itself what it holds
         plan = dataclasses.replace(plan, context=context)
-    receipt = _leave_receipt(plan, isolate=isolate, loading=loading, grown=grown)
-    model = Model(session, plan, loading=loading, receipt=receipt, isolated=isolate)
+    receipt = _leave_receipt(plan, conditions, loading=loading, grown=grown)
+    model = Model(
+        session,
+        plan,
+        loading=loading,
+        receipt=receipt,
+        isolated=isolate,
+        grown=grown,
+        fallbacks=failed,
+    )
     _models.add(model)
     return model
 
@@ -145,10 +190,16 @@ def _here(back_end: Any, plan: Plan) -> tuple[Session, Grown]:
     return session, held or growth.end()
 
 
-def _isolated(plan: Plan) -> tuple[Session, Grown]:
+def _is_server(plan: Plan) -> bool:
+    """Return whether the engine is a process of its own already."""
+    facts = engine_facts().get(plan.engine)
+    return facts is not None and facts.server is not None
+
+
+def _isolated(plan: Plan, memory_limit: int | None) -> tuple[Session, Grown]:
     from workbench.engines.child_session import open_in_child
 
-    session = open_in_child(plan)
+    session = open_in_child(plan, memory_limit=memory_limit)
     return session, session.grown
 
 
@@ -173,14 +224,14 @@ def _named(error: Exception, plan: Plan) -> WorkbenchError:
         return error
     return EngineError(
         f"{plan.engine} cannot load {plan.card.id}: {type(error).__name__}: {error}",
-        hint="The receipt of this load keeps the reason.",
+        hint=memory_hint(error, plan.changes) or "The receipt of this load keeps the reason.",
     )
 
 
 def _leave_receipt(
     plan: Plan,
+    conditions: dict[str, Any],
     *,
-    isolate: bool,
     loading: Loading | None = None,
     grown: Grown | None = None,
     reason: str | None = None,
@@ -200,8 +251,8 @@ def _leave_receipt(
         revision=plan.files.revision if plan.files else None,
         sha256=known_sha256(plan.files.weights) if plan.files else None,
         form=plan.files.kind if plan.files else None,
-        plan=plan.describe(),
-        parameters={"isolate": isolate},
+        plan=described(plan),
+        parameters=conditions,
         outcome="failed" if loading is None else "done",
         result=result,
         reason=reason,
@@ -211,43 +262,6 @@ def _leave_receipt(
     return None
 
 
-class LoadedModels:
-    """The open models, displayed as a list; held weakly, so that this list keeps none alive."""
-
-    def __init__(self, models: list[Model]) -> None:
-        self._references = [weakref.ref(model) for model in models]
-
-    def __iter__(self) -> Iterator[Model]:
-        for reference in self._references:
-            model = reference()
-            if model is not None and not model.closed:
-                yield model
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def __getitem__(self, index: int) -> Model:
-        return list(self)[index]
-
-    def close(self) -> None:
-        """Close every model in the list."""
-        for model in self:
-            model.close()
-
-    def __repr__(self) -> str:
-        lines = [
-            f"{model.label}, context {model.plan.context}, "
-            f"{model.loading.weight_bytes / 1e6:.1f} MB of weights"
-            f"{', in its own process' if model.isolated else ''}"
-            for model in self
-        ]
-        return "\n".join(lines) or "No model is loaded."
-
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        rows = "".join(f"<li>{html.escape(line)}</li>" for line in repr(self).splitlines())
-        return {"text/plain": repr(self), "text/html": f"<ul>{rows}</ul>"}
-
-
 def loaded() -> LoadedModels:
-    """Return the models that are open in this process, the latest last."""
+    """Return the models that are open in this process, the latest last; ``close()`` frees all."""
     return LoadedModels(sorted((m for m in _models if not m.closed), key=lambda m: m.number))

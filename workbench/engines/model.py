@@ -5,19 +5,24 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import time
+import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from workbench.catalog import Card
 from workbench.engines.base import Loading, Power, Session
-from workbench.engines.demand import demanded, demanded_by, require
-from workbench.engines.memory import give_back_memory
+from workbench.engines.death import memory_hint
+from workbench.engines.demand import demanded, demanded_by, require, texts_of
+from workbench.engines.fallback import Failed
+from workbench.engines.memory import Grown, give_back_memory
 from workbench.engines.turn import Turns
+from workbench.engines.unload import Unload, Unloading
 from workbench.errors import (
     ChildDiedError,
     EngineError,
-    InputError,
     UnsupportedError,
     WorkbenchError,
 )
@@ -43,6 +48,10 @@ class Model:
         loading: What loading took.
         receipt: File of the load's receipt, or None when none could be written.
         isolated: Whether it runs in a process of its own.
+        grown: What loading added to the memory, by place.
+        fallbacks: The cards that failed to load before this one, with ``fallback=True``.
+        unloaded: The proof of the unloading, once it is closed.
+        since: ``time.monotonic()`` of its loading.
         number: Counts the models of this process in the order of loading.
     """
 
@@ -54,9 +63,16 @@ class Model:
         loading: Loading,
         receipt: Path | None = None,
         isolated: bool = False,
+        grown: Grown | None = None,
+        fallbacks: tuple[Failed, ...] = (),
     ) -> None:
         self._session: Session | None = session
         self.plan, self.loading, self.receipt, self.isolated = plan, loading, receipt, isolated
+        self.grown, self.fallbacks = grown, fallbacks
+        self.unloaded: Unload | None = None
+        self.since = time.monotonic()
+        self._dropped = weakref.finalize(self, _free, session)
+        self._dropped.atexit = False  # engines end by themselves then
         self.number = next(_numbers)
         self._turns = Turns(self.label)
 
@@ -73,8 +89,7 @@ class Model:
     @property
     def powers(self) -> frozenset[Power]:
         """What this loaded model can do beyond ``ask`` and ``stream``."""
-        powers: frozenset[Power] = self._open_session.powers
-        return powers
+        return cast("frozenset[Power]", self._open_session.powers)
 
     @property
     def raw(self) -> Any:
@@ -94,8 +109,7 @@ class Model:
     @property
     def pid(self) -> int | None:
         """Process id of the child that holds the model, or None when it is in this process."""
-        pid: int | None = getattr(self._open_session, "pid", None)
-        return pid
+        return cast("int | None", getattr(self._open_session, "pid", None))
 
     @property
     def closed(self) -> bool:
@@ -133,7 +147,7 @@ class Model:
         self, conversation: Conversation, sampling: Sampling | None = None, **changes: Any
     ) -> Reply:
         """Return the whole reply; arguments and errors as ``stream``."""
-        return Reply.joined(self.stream(conversation, sampling, **changes), model=self.label)
+        return self._signed(Reply.joined(self.stream(conversation, sampling, **changes)))
 
     def ask_many(
         self,
@@ -155,7 +169,7 @@ class Model:
         session = self._able(power for turns in many for power in demanded(turns, chosen))
         if Power.BATCH in session.powers:
             replies: list[Reply] = self._alone(lambda: session.ask_many(many, chosen))
-            return [dataclasses.replace(reply, model=self.label) for reply in replies]
+            return [self._signed(reply) for reply in replies]
         return [self._ask_safely(messages, chosen) for messages in many]
 
     def _ask_safely(self, messages: tuple[Message, ...], sampling: Sampling) -> Reply:
@@ -164,7 +178,12 @@ class Model:
         except ChildDiedError:
             raise
         except WorkbenchError as error:
-            return Reply(text="", finish_reason="error", error=str(error), model=self.label)
+            return self._signed(Reply(text="", finish_reason="error", error=str(error)))
+
+    def _signed(self, reply: Reply) -> Reply:
+        """Return the reply with the name of the model, and of those that it stands in for."""
+        failed = tuple(each.card for each in self.fallbacks)
+        return dataclasses.replace(reply, model=self.label, fallback_from=failed)
 
     def complete(
         self, prompt: str | Sequence[int], sampling: Sampling | None = None, **changes: Any
@@ -212,8 +231,7 @@ class Model:
             ContextLengthError: More ids than the context holds.
         """
         session = self._with(Power.SCORE)
-        scores: NDArray[np.float32] = self._alone(lambda: session.score(ids))
-        return scores
+        return cast("NDArray[np.float32]", self._alone(lambda: session.score(ids)))
 
     def log_probabilities(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Return the log-softmax over the vocabulary after each id but the last.
@@ -221,8 +239,7 @@ class Model:
         Shape [n - 1, vocab], float32: 4 bytes x vocabulary x length of memory. Errors as ``score``.
         """
         session = self._with(Power.SCORE)
-        table: NDArray[np.float32] = self._alone(lambda: session.log_probabilities(ids))
-        return table
+        return cast("NDArray[np.float32]", self._alone(lambda: session.log_probabilities(ids)))
 
     def embed(self, texts: str | Sequence[str], *, normalize: bool = True) -> NDArray[np.float32]:
         """Return one vector a text, float32, shape [texts, width].
@@ -235,9 +252,8 @@ class Model:
             UnsupportedError: The loaded model gives no embeddings.
             ContextLengthError: A text is longer than the context.
         """
-        session, many = self._with(Power.EMBED), _texts(texts)
-        vectors: NDArray[np.float32] = self._alone(lambda: session.embed(many, normalize))
-        return vectors
+        session, many = self._with(Power.EMBED), texts_of(texts)
+        return cast("NDArray[np.float32]", self._alone(lambda: session.embed(many, normalize)))
 
     def rerank(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
         """Return the relevance of each document to the query, float32, shape [documents].
@@ -246,9 +262,8 @@ class Model:
             UnsupportedError: The loaded model is no reranker.
             InputError: There is no document.
         """
-        session, many = self._with(Power.RERANK), _texts(documents)
-        scores: NDArray[np.float32] = self._alone(lambda: session.rerank(query, many))
-        return scores
+        session, many = self._with(Power.RERANK), texts_of(documents)
+        return cast("NDArray[np.float32]", self._alone(lambda: session.rerank(query, many)))
 
     # Adapters and sleep
 
@@ -276,22 +291,36 @@ class Model:
 
     # Closing
 
-    def close(self) -> None:
-        """Stop what runs, free the memory; safe to call twice."""
-        session = self._session
-        if session is None:
-            return
-        with self._turns.taken(cancelling=True):
-            self._session = None
-            session.close()
-        del session
-        give_back_memory()
+    def close(self) -> Unload | None:
+        """Stop what runs, free the memory, and return the proof of it; safe to call twice.
+
+        The proof is kept in ``unloaded``; where memory stayed, a warning names who holds it.
+        """
+        return self._close()
 
     def __enter__(self) -> Model:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._close()
+
+    def _close(self) -> Unload | None:
+        session = self._session
+        if session is None:
+            return self.unloaded
+        with self._turns.taken(cancelling=True):
+            if self._session is None:  # another thread was faster
+                return self.unloaded
+            unloading = Unloading(session, self.plan, self.grown, self)
+            self._session = None
+            self._dropped.detach()
+            session.close()
+        del session
+        self.unloaded = unloading.proof()
+        if not self.unloaded.freed:
+            reasons = " ".join(self.unloaded.reasons())
+            warnings.warn(f"{self.label}: {reasons}", UserWarning, stacklevel=3)
+        return self.unloaded
 
     # Guards
 
@@ -336,7 +365,8 @@ class Model:
             raise
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-            raise EngineError(f"{self.label} failed: {reason}") from error
+            hint = memory_hint(error, self.plan.changes)
+            raise EngineError(f"{self.label} failed: {reason}", hint=hint) from error
 
     def __repr__(self) -> str:
         return f"<Model {self.label}{', closed' if self.closed else ''}>"
@@ -362,11 +392,8 @@ class Model:
         return {"text/plain": plain, "text/html": f"{title}<table>{cells}</table>"}
 
 
-def _texts(given: str | Sequence[str]) -> list[str]:
-    texts = [given] if isinstance(given, str) else list(given)
-    if not texts:
-        raise InputError("There is no text.", hint="Give at least one.")
-    wrong = next((text for text in texts if not isinstance(text, str)), None)
-    if wrong is not None:
-        raise InputError(f"A text is a string, not {type(wrong).__name__}.")
-    return texts
+def _free(session: Session) -> None:
+    """Close the session of a model that went out of scope without being closed."""
+    with contextlib.suppress(Exception):  # nobody is left to be told
+        session.close()
+    give_back_memory()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,6 +40,16 @@ def from_plan(plan: Plan) -> dict[str, Any]:
             "weights": [str(path) for path in files.weights],
         },
     }
+
+
+def described(plan: Plan) -> dict[str, Any]:
+    """Return a plan for a receipt; an option that is a function is kept by its name."""
+    text = json.dumps(plan.describe(), default=lambda value: str(_name_of(value)))
+    return dict(json.loads(text))
+
+
+def _name_of(value: object) -> object:
+    return getattr(value, "__qualname__", type(value).__qualname__)
 
 
 def to_plan(plain: Mapping[str, Any]) -> Plan:
@@ -90,6 +101,7 @@ def to_reply(plain: Mapping[str, Any]) -> Reply:
     """Return the reply again."""
     values = _measured(plain)
     values["token_ids"] = tuple(values.get("token_ids", ()))
+    values["fallback_from"] = tuple(values.get("fallback_from", ()))
     values["tool_calls"] = tuple(ToolCall(**call) for call in values.get("tool_calls", ()))
     values["logprobs"] = tuple(
         (chosen, tuple(Likelihood(**each) for each in top))

@@ -104,6 +104,7 @@ class Reply:
         usage: Token counts, or None where the engine does not say.
         timings: Times, or None where the engine does not say.
         model: Label of the model that answered.
+        fallback_from: Ids of the cards that could not be loaded before it, the wanted one first.
         error: Why there is no answer, when ``finish_reason`` is ``error`` (``ask_many`` only).
     """
 
@@ -116,6 +117,7 @@ class Reply:
     usage: Usage | None = None
     timings: Timings | None = None
     model: str = ""
+    fallback_from: tuple[str, ...] = ()
     error: str = ""
 
     @classmethod
@@ -155,6 +157,8 @@ class Reply:
     def summary(self) -> str:
         """Return one line: model, tokens, TTFT, decode speed, finish reason."""
         parts = [self.model] if self.model else []
+        if self.fallback_from:
+            parts.append(f"instead of {', '.join(self.fallback_from)}")
         if self.usage is not None:
             parts.append(f"{self.usage.prompt_tokens} + {self.usage.completion_tokens} tokens")
         if self.timings is not None:
