@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterator
 
@@ -24,11 +23,10 @@ from workbench.engines.base import Loading
 from workbench.engines.model import Model
 from workbench.engines.openai import OpenAIEngine
 from workbench.engines.sse import EventParser
-from workbench.errors import EngineError, UnsupportedError
-from workbench.messages import Image, ToolCall, Usage
+from workbench.errors import EngineError
+from workbench.messages import ToolCall, Usage
 
 TEXT = "こんにちは、世界！ 🐈‍⬛ — naïve\n\nline\r\nend"
-PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.fixture
@@ -228,14 +226,6 @@ def test_token_ids_are_asked_for_and_kept(
     assert server.bodies()[0]["return_token_ids"] is True
 
 
-def test_images_travel_as_data_urls(server: ScriptedServer, opened: Callable[..., Model]) -> None:
-    server.chat(said("A cat."))
-    opened().ask([{"role": "user", "content": "What is it?", "images": [Image(PNG)]}])
-    parts = server.bodies()[0]["messages"][0]["content"]
-    assert parts[0]["image_url"]["url"].startswith("data:image/png;base64,")
-    assert parts[1] == {"type": "text", "text": "What is it?"}
-
-
 def test_a_stop_string_holds_where_the_server_ignores_it(
     server: ScriptedServer, opened: Callable[..., Model]
 ) -> None:
@@ -406,102 +396,3 @@ def test_no_more_are_asked_at_once_than_allowed(
     server.chat(answer)
     assert len(opened(concurrent=3).ask_many(["x"] * 12)) == 12
     assert most <= 3
-
-
-# Settings
-
-
-def test_neutral_settings_are_sent_where_the_server_has_defaults_of_its_own(
-    server: ScriptedServer, opened: Callable[..., Model]
-) -> None:
-    server.chat(said("ok"))
-    opened(flavour="vllm").ask("Hi", seed=3, max_tokens=9)
-    body = server.bodies()[0]
-    expected = {
-        "model": "small", "max_tokens": 9, "temperature": 0.0, "top_p": 1.0, "top_k": 0,
-        "min_p": 0.0, "repetition_penalty": 1.0, "ignore_eos": False, "seed": 3, "stream": True,
-        "stream_options": {"include_usage": True},
-    }  # fmt: skip
-    assert {name: body[name] for name in expected} == expected
-
-
-@pytest.mark.parametrize(
-    ("flavour", "setting", "sent"),
-    [
-        ("vllm", {"ignore_end": True}, {"ignore_eos": True}),
-        ("llama-server", {"repetition_penalty": 1.2}, {"repeat_penalty": 1.2, "repeat_last_n": -1}),
-        ("llama-server", {"grammar": "root ::= x"}, {"grammar": "root ::= x"}),
-        ("vllm", {"grammar": "g"}, {"structured_outputs": {"grammar": "g"}}),
-        ("sglang", {}, {"top_k": -1}),
-        ("openai", {"max_tokens": 5}, {"max_completion_tokens": 5}),
-        ("ollama", {"think": False}, {"reasoning_effort": "none"}),
-        ("vllm", {"think": True}, {"chat_template_kwargs": {"enable_thinking": True}}),
-    ],
-)
-def test_settings_in_the_words_of_each_server(
-    server: ScriptedServer, opened: Callable[..., Model], flavour: str, setting: dict, sent: dict
-) -> None:
-    server.chat(said("ok"))
-    opened(flavour=flavour).ask("Hi", **setting)
-    body = server.bodies()[0]
-    assert {name: body.get(name) for name in sent} == sent
-
-
-@pytest.mark.parametrize(
-    ("flavour", "setting"),
-    [
-        ("openai", {"top_k": 5}),
-        ("ollama", {"min_p": 0.1}),
-        ("compatible", {"repetition_penalty": 1.1}),
-        ("llama-cpp-python", {"ignore_end": True}),
-        ("openai", {"think": True}),
-        ("vllm", {"top_logprobs": 50}),
-    ],
-)
-def test_a_setting_that_would_be_ignored_is_refused(
-    server: ScriptedServer, opened: Callable[..., Model], flavour: str, setting: dict
-) -> None:
-    server.chat(said("ok"))
-    model = opened(flavour=flavour)
-    with pytest.raises(UnsupportedError, match=next(iter(setting))):
-        model.ask("Hi", **setting)
-    assert server.bodies() == []
-
-
-def test_a_schema_in_both_forms(server: ScriptedServer, opened: Callable[..., Model]) -> None:
-    schema = {"type": "object", "properties": {"n": {"type": "integer"}}}
-    server.chat(said('{"n": 1}'))
-    opened(flavour="vllm").ask("Hi", schema=schema)
-    opened(flavour="llama-cpp-python").ask("Hi", schema=schema)
-    strict, loose = (body["response_format"] for body in server.bodies())
-    assert strict["json_schema"]["schema"] == schema
-    assert strict["json_schema"]["strict"] is True
-    assert loose == {"type": "json_object", "schema": schema}
-
-
-def test_a_server_that_counts_nothing_is_asked_without_counting(
-    server: ScriptedServer, opened: Callable[..., Model]
-) -> None:
-    refusal = {"detail": [{"loc": ["body", "stream_options"], "msg": "Extra inputs"}]}
-    server.chat([json_answer(refusal, 422), said("ok", usage=None)])
-    model = opened()
-    assert model.ask("Hi").text == "ok"
-    assert model.ask("Again").usage is None
-    assert ["stream_options" in body for body in server.bodies()] == [True, False, False]
-
-
-def test_an_older_server_is_asked_without_what_it_does_not_know(
-    server: ScriptedServer, opened: Callable[..., Model]
-) -> None:
-    refusal = {"error": {"message": "Unknown reasoning format: auto", "code": 500}}
-    server.chat([json_answer(refusal, 500), said("ok")])
-    model = opened(flavour="llama-server")
-    assert [model.ask("Hi").text for _ in range(2)] == ["ok", "ok"]
-    assert ["reasoning_format" in body for body in server.bodies()] == [True, False, False]
-
-
-def test_extra_reaches_the_body(server: ScriptedServer, opened: Callable[..., Model]) -> None:
-    server.chat(said("ok"))
-    opened(extra={"top_k": 7, "service_tier": "flex"}).ask("Hi")
-    assert json.dumps(server.bodies()[0]).count("flex") == 1
-    assert server.bodies()[0]["top_k"] == 7
