@@ -136,7 +136,7 @@ def test_the_switch_is_a_truth_value() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["gemma3_text", "granitemoehybrid"])
+@pytest.mark.parametrize("family", ["gemma3_text", "mamba"])
 def test_where_the_cache_cannot_be_cut_all_is_computed_anew(
     family: str, tmp_path: Path, fed: list[int]
 ) -> None:
@@ -155,4 +155,5 @@ def test_where_the_cache_cannot_be_cut_all_is_computed_anew(
         found = [answers(kept, ids) for ids in prompts]
         reused = list(fed[1:5])
         assert found == [answers(plain, ids) for ids in prompts]
-    assert reused == [0, len(prompts[1]) - 3, 0, 21]
+    goes_on = [0, len(prompts[1]) - 3, 0, 21]
+    assert reused == ([0] * 4 if family == "mamba" else goes_on)

@@ -9,6 +9,7 @@ from typing import Any
 from workbench.catalog.header import check_gguf
 from workbench.engines.base import Session
 from workbench.engines.llama_cpp_adapter import lora_file
+from workbench.engines.llama_cpp_embedding import LlamaCppEmbedder, batch_arguments, pooling_of
 from workbench.engines.llama_cpp_library import clear, close_at_exit, last_words, library
 from workbench.engines.llama_cpp_memory import experts_in_ram
 from workbench.engines.llama_cpp_options import OwnOptions, check_options, load_arguments
@@ -61,6 +62,12 @@ class LlamaCppEngine:
             raise UnsupportedError(f"The card {plan.card.id} names no file that llama.cpp loads.")
         header = check_gguf(plan.files.path)
         module = library()
+        pooling = pooling_of(header.metadata, plan)
+        if pooling is not None:
+            llama = load(module, plan, exact=False, **batch_arguments(pooling, plan))
+            embedder = LlamaCppEmbedder(llama, module, plan)
+            close_at_exit(embedder)
+            return embedder
         llama = load(module, plan, exact=header.metadata.get("general.file_type") == _ALL_F32)
         session = LlamaCppSession(llama, module, plan, own=OwnOptions.of(plan))
         close_at_exit(session)

@@ -1,8 +1,9 @@
 """The KV cache of llama.cpp between two turns: what the next prompt shares is not computed again.
 
 A cache can be cut where every position is kept by itself. The state of a recurrent or hybrid model
-cannot, and a sliding-window cache may have lost what lies before the cut; then all is computed
-anew. What is reused equals what was computed: a token's keys and values do not change afterwards.
+cannot, so nothing of it is reused; a sliding-window cache may have lost what lies before the cut,
+then all is computed anew. What is reused equals what was computed: a token's keys and values do not
+change afterwards.
 """
 
 from __future__ import annotations
@@ -24,10 +25,14 @@ class KeptPrefix:
     """
 
     def __init__(self, module: Any, llama: Any, *, enabled: bool) -> None:
-        self._c, self._llama, self._enabled = module, llama, enabled
+        self._c, self._llama = module, llama
+        stateful = module.llama_model_is_recurrent(llama.model)
+        stateful = stateful or module.llama_model_is_hybrid(llama.model)
+        self._enabled = enabled and not stateful
         self._memory = module.llama_get_memory(llama.ctx)
         self._window = int(module.llama_model_n_swa(llama.model))
         self._ids: list[int] = []
+        self._held = False
 
     def disable(self) -> None:
         """Reuse nothing from now on: somebody else may write into the cache."""
@@ -36,14 +41,19 @@ class KeptPrefix:
 
     def forget(self) -> None:
         """Empty the cache."""
-        self._ids = []
+        self._ids, self._held = [], False
         self._llama.reset()  # whoever uses model.raw next must not trust its own cache
         if self._memory is not None:
             self._c.llama_memory_clear(self._memory, False)
 
+    def hold(self) -> None:
+        """Note nothing more until the cache is emptied: images came into it, which have no ids."""
+        self._held = True
+
     def decoded(self, ids: Sequence[int]) -> None:
         """Note ids that were decoded behind the ones before."""
-        self._ids.extend(ids)
+        if not self._held:
+            self._ids.extend(ids)
 
     def take(self, ids: Sequence[int]) -> int:
         """Cut the cache to what it shares with a prompt and return how many ids that are.

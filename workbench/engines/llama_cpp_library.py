@@ -69,6 +69,12 @@ def library() -> Any:
     return llama_cpp
 
 
+def log_callback() -> Any:
+    """Return the native function that keeps what llama.cpp logs."""
+    library()
+    return _callback
+
+
 def _leave_outputs_alone(disable: bool = True) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext()
 

@@ -12,9 +12,10 @@ from workbench.engines.llama_cpp_adapter import Adapters
 from workbench.engines.llama_cpp_cache import KeptPrefix
 from workbench.engines.llama_cpp_choice import Choice, Grammar
 from workbench.engines.llama_cpp_grammar import grammar_of
+from workbench.engines.llama_cpp_images import Projector, SeenPrompt
 from workbench.engines.llama_cpp_library import last_words
 from workbench.engines.llama_cpp_options import OwnOptions
-from workbench.engines.llama_cpp_vocabulary import EndTokens, Vocabulary, end_ids_of_source
+from workbench.engines.llama_cpp_vocabulary import EndTokens, Vocabulary, end_ids_of_source, turn_of
 from workbench.engines.local import LocalSession
 from workbench.errors import EngineError
 from workbench.messages import Likelihood, Message, Sampling
@@ -53,9 +54,15 @@ class LlamaCppSession(LocalSession):
             Power.TOKENIZE, Power.COMPLETE, Power.SCORE, Power.LOGPROBS, Power.SCHEMA,
             Power.GRAMMAR, Power.ADAPTERS,
         }  # fmt: skip
+        self._eyes: Projector | None = None
+        if own.projector is not None:
+            on_gpu = plan.gpu_layers != 0
+            self._eyes = Projector(llama, self.words, own.projector, on_gpu=on_gpu)
+            powers.add(Power.IMAGES)
         if self.words.template:
             powers.add(Power.RENDER)
         self.powers = frozenset(powers)
+        self.learn_marks(self.words.template)
 
     @property
     def raw(self) -> Any:
@@ -71,6 +78,8 @@ class LlamaCppSession(LocalSession):
     def close(self) -> None:
         """Free the context and the model."""
         if self._llama is not None:
+            if self._eyes is not None:
+                self._eyes.close()
             self._adapters.close()
             self._llama.close()
             self._llama = None
@@ -95,12 +104,29 @@ class LlamaCppSession(LocalSession):
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
         """Return the prompt as the GGUF's chat template renders it, in Jinja's sandbox."""
-        turns = [message.as_dict() for message in messages]
+        turns = [turn_of(message) for message in messages]
         return self.words.render(turns, add_generation_prompt=add_generation_prompt)
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Return the prompt's token ids: what the template writes, nothing added."""
+        """Return the prompt's token ids: what the template writes, nothing added.
+
+        With images, their positions hold the id 0.
+        """
+        if self._eyes is not None and any(message.images for message in messages):
+            return self._eyes.prompt(messages)
         return self.tokenize(self.render(messages))
+
+    def prompt_ids_for(self, messages: Sequence[Message], sampling: Sampling) -> list[int]:
+        """Return the prompt's token ids with the tools, and with the wish to think or not."""
+        if self._eyes is not None and any(message.images for message in messages):
+            return self._eyes.prompt(messages)
+        wishes: dict[str, Any] = {}
+        if sampling.tools:
+            wishes["tools"] = [dict(tool) for tool in sampling.tools]
+        if sampling.think is not None:  # templates name it differently, and ignore the other
+            wishes |= {"enable_thinking": sampling.think, "thinking": sampling.think}
+        turns = [turn_of(message) for message in messages]
+        return self.tokenize(self.words.render(turns, add_generation_prompt=True, **wishes))
 
     # Decoding
 
@@ -108,10 +134,12 @@ class LlamaCppSession(LocalSession):
         return self.words.with_start(text)
 
     def _tokens(self, ids: list[int], sampling: Sampling) -> Iterator[int]:
-        choose = self._choice(ids, sampling)
+        choose = self._choice(ids.text if isinstance(ids, SeenPrompt) else ids, sampling)
         try:
-            start = self.cache.take(ids)
-            self._prefill(ids, start)
+            if isinstance(ids, SeenPrompt):
+                self._see(ids)
+            else:
+                self._prefill(ids, self.cache.take(ids))
             yield from self._decoded(choose, sampling)
         finally:
             self._asked = None
@@ -163,6 +191,12 @@ class LlamaCppSession(LocalSession):
             size = min(self._llama.n_batch, len(ids) - begin)
             self._decode(self._c.llama_batch_get_one(at, size))
             self.cache.decoded(ids[begin : begin + size])
+
+    def _see(self, prompt: SeenPrompt) -> None:
+        assert self._eyes is not None
+        self.cache.forget()
+        self.cache.hold()
+        self._eyes.prefill(prompt)
 
     def _decode(self, batch: Any) -> None:
         code = self._c.llama_decode(self._llama.ctx, batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 from workbench.catalog import find_local
 from workbench.errors import InputError, UnsupportedError, WorkbenchError
+from workbench.messages import Message
 from workbench.planning import Plan
 
 _PIECE_BYTES = 64
@@ -157,6 +159,18 @@ class Vocabulary:
                 add_generation_prompt=add_generation_prompt,
             )
         return self._formatters[add_generation_prompt]
+
+
+def turn_of(message: Message) -> dict[str, Any]:
+    """Return a message as chat templates want it: a call's arguments as values, not as text.
+
+    Templates write them as JSON themselves; text would be quoted once more.
+    """
+    found = message.as_dict()
+    for call, plain in zip(message.tool_calls, found.get("tool_calls", ()), strict=True):
+        with contextlib.suppress(InputError):  # broken ones stay the text they are
+            plain["function"]["arguments"] = call.values()
+    return found
 
 
 def end_ids_of_source(plan: Plan) -> list[int]:
