@@ -15,8 +15,15 @@ from workbench.engines.transformers_memory import (
     load_error,
     refuse_disk,
 )
-from workbench.engines.transformers_packed import check_packed, packed_by
+from workbench.engines.transformers_packed import check_packed, packed_by, read_config
+from workbench.engines.transformers_pooling import is_sentence_model, read_pooling
 from workbench.engines.transformers_session import TransformersSession
+from workbench.engines.transformers_vectors import (
+    EmbeddingSession,
+    JudgingSession,
+    RerankingSession,
+    VectorSession,
+)
 from workbench.errors import FormatError, UnsupportedError
 from workbench.planning import Plan
 
@@ -24,6 +31,13 @@ _TALKATIVE = ("bitsandbytes.autograd._functions", "bitsandbytes.backends.cpu.ops
 _NO_NEWS = ("inputs will be cast", "from kernels-community")
 _ON_LOAD = ("int8", "nf4")
 """Quantizations made while loading; others lie in the files."""
+_CLASSES = {
+    "chat": "AutoModelForCausalLM",
+    "judge": "AutoModelForCausalLM",
+    "embedding": "AutoModel",
+    "rerank": "AutoModelForSequenceClassification",
+}
+"""transformers' class by what the model is for."""
 _OURS = ("prefix_reuse",)
 """Options that are the session's, not the library's."""
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -34,7 +48,7 @@ class TransformersEngine:
 
     name = "transformers"
 
-    def open(self, plan: Plan) -> TransformersSession:
+    def open(self, plan: Plan) -> TransformersSession | VectorSession:
         """Load the plan's model; weights are read from safetensors only.
 
         Raises:
@@ -50,7 +64,7 @@ class TransformersEngine:
                 raise load_error(plan, error) from None
             raise
 
-    def _opened(self, plan: Plan) -> TransformersSession:
+    def _opened(self, plan: Plan) -> TransformersSession | VectorSession:
         import torch
 
         if plan.threads is not None:
@@ -59,7 +73,10 @@ class TransformersEngine:
         if packed is not None:
             check_packed(packed, plan.card.id, quantization=plan.quantization)
         tokenizer = _load_tokenizer(plan)
-        model = _load_model(plan)
+        kind = kind_of(plan, _folder(plan))
+        model = _load_model(plan, kind)
+        if kind in ("embedding", "rerank", "judge"):
+            return _vectors(kind, model.eval(), tokenizer, plan)
         if plan.adapter is None or kind_of_adapter(plan.adapter) == "LORA":
             session = TransformersSession(model.eval(), tokenizer, plan)
             if plan.adapter is not None:
@@ -78,9 +95,9 @@ def _load_tokenizer(plan: Plan) -> Any:
     )
 
 
-def _load_model(plan: Plan) -> Any:
+def _load_model(plan: Plan, kind: str) -> Any:
     import torch
-    from transformers import AutoModelForCausalLM
+    import transformers
 
     arguments: dict[str, Any] = {"trust_remote_code": False, **plan.options}
     for name in _OURS:
@@ -94,7 +111,7 @@ def _load_model(plan: Plan) -> Any:
         arguments.setdefault("device_map", {"": plan.device})
     refuse_disk(arguments.get("device_map"), plan.card.id)
     with _no_progress_bar():
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        model, loading = getattr(transformers, _CLASSES[kind]).from_pretrained(
             str(_folder(plan)),
             dtype=getattr(torch, _DTYPES[plan.dtype or "fp32"]),
             use_safetensors=True,
@@ -103,7 +120,11 @@ def _load_model(plan: Plan) -> Any:
             **arguments,
         )
     refuse_disk(getattr(model, "hf_device_map", None), plan.card.id)
-    missing = sorted(loading.get("missing_keys") or ())
+    missing = sorted(
+        key
+        for key in loading.get("missing_keys") or ()
+        if kind != "embedding" or not key.startswith("pooler.")  # unused, and often not saved
+    )
     if missing:
         raise FormatError(
             f"{_folder(plan).name} lacks {len(missing)} weights that its architecture needs, "
@@ -111,6 +132,35 @@ def _load_model(plan: Plan) -> Any:
             hint="Download the model again.",
         )
     return model
+
+
+def kind_of(plan: Plan, folder: Path) -> str:
+    """Return what the model is for: the card's task comes first, then its own files.
+
+    A reranker without a classification head answers yes or no: it is a ``judge``.
+    """
+    config = read_config(folder)
+    classes = [str(name) for name in config.get("architectures") or ()]
+    headed = any(name.endswith("ForSequenceClassification") for name in classes)
+    causal = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in classes)
+    tasks = plan.card.tasks
+    if "rerank" in tasks or (headed and "embedding" not in tasks):
+        return "rerank" if headed or not causal else "judge"
+    if "embedding" in tasks or is_sentence_model(folder):
+        return "embedding"
+    bare = bool(classes) and all(name.endswith("Model") for name in classes)
+    return "embedding" if bare and not causal else "chat"
+
+
+def _vectors(kind: str, model: Any, tokenizer: Any, plan: Plan) -> VectorSession:
+    if kind == "rerank":
+        return RerankingSession(model, tokenizer, plan)
+    if kind == "judge":
+        return JudgingSession(model, tokenizer, plan)
+    folder = _folder(plan)
+    classes = [str(name) for name in read_config(folder).get("architectures") or ()]
+    causal = any(name.endswith("ForCausalLM") for name in classes)
+    return EmbeddingSession(model, tokenizer, plan, read_pooling(folder, causal=causal))
 
 
 def _max_memory(plan: Plan) -> dict[int | str, int]:

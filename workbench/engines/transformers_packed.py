@@ -39,17 +39,29 @@ def packed_by(folder: Path) -> Mapping[str, Any] | None:
     Raises:
         FormatError: config.json cannot be read, or names no method.
     """
-    file = folder / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FormatError(f"{file} cannot be read: {error}.") from None
+    file, config = folder / "config.json", read_config(folder)
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else {}
     found = config.get("quantization_config") or text.get("quantization_config")
     if not found:
         return None
     if not isinstance(found, dict) or not _method(found):
         raise FormatError(f"{file} has a quantization_config that names no quant_method.")
+    return found
+
+
+def read_config(folder: Path) -> Mapping[str, Any]:
+    """Return a model's config.json.
+
+    Raises:
+        FormatError: It cannot be read.
+    """
+    file = folder / "config.json"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FormatError(f"{file} cannot be read: {error}.") from None
+    if not isinstance(found, dict):
+        raise FormatError(f"{file} holds no JSON object.")
     return found
 
 
