@@ -230,8 +230,9 @@ def test_a_server_that_dies_within_a_reply_says_why_and_says_so_again(
         pieces.extend(model.stream("Hello"))
     assert "".join(piece.text for piece in pieces) == "one two "
     assert "while it answered" in caught.value.message
-    with pytest.raises(ChildDiedError, match="heads of 24"):
+    with pytest.raises(ChildDiedError, match="heads of 24") as again:
         model.ask("Again")
+    assert "while it answered" in again.value.message
     assert left(folder) == []
     model.close()
 
@@ -315,6 +316,13 @@ def test_a_model_that_nobody_holds_ends_its_server(load: Load, folder: Path) -> 
     _sessions.clear()
     del model
     gc.collect()
+    assert all_gone(folder)
+
+
+def test_a_server_opened_in_a_child_ends_with_it(load: Load, folder: Path) -> None:
+    model = load("ready", "brood stubborn", isolate=True)
+    assert model.ask("Hello").text == "one two three"
+    model.close()
     assert all_gone(folder)
 
 

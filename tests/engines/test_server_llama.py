@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from test_llama_cpp_adapters import write_adapter
 
 import workbench as wb
 from workbench.engines.base import Power
@@ -117,6 +118,22 @@ def test_an_architecture_it_does_not_know_is_named(tmp_path: Path, f32: Path) ->
 def test_an_adapter_it_was_not_started_with_is_refused(served: Model, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match="started without the adapter"):
         served.use_adapter(tmp_path)
+
+
+def test_an_adapter_is_switched_as_in_llama_cpp(tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "adapter", r=4, lora_alpha=24)
+    settings = {"quantization": "F32", "context": CONTEXT, "threads": 1, "adapter": folder}
+    with wb.load("tiny-chat", engine="llama.cpp", **settings) as model:
+        adapted = model.ask("Tell me a story.", max_tokens=8).text
+        model.use_adapter(None)
+        base = model.ask("Tell me a story.", max_tokens=8).text
+    assert adapted != base
+    with wb.load("tiny-chat", engine="llama-server", **settings) as model:
+        assert model.ask("Tell me a story.", max_tokens=8).text == adapted
+        model.use_adapter(None)
+        assert model.ask("Tell me a story.", max_tokens=8).text == base
+        model.use_adapter(folder)
+        assert model.ask("Tell me a story.", max_tokens=8).text == adapted
 
 
 def test_closing_ends_it(f32: Path) -> None:

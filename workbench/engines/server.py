@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from workbench.catalog import ModelFiles
 from workbench.engines.base import Power, Session
 from workbench.engines.http import Key
 from workbench.engines.memory import Grown
@@ -77,6 +78,16 @@ class LlamaServerEngine(ServerEngine):
     """llama.cpp's server: the binary, or the one inside the package xllamacpp."""
 
     name = "llama-server"
+
+    def prepare(self, plan: Plan) -> Plan:
+        """Return the plan with its GGUF file, converted and quantized once where needed."""
+        if plan.files is None or plan.files.kind != "safetensors":
+            return plan
+        from workbench.formats.gguf import ensure_gguf
+
+        path = ensure_gguf(plan.files, plan.quantization)
+        files = ModelFiles(path=path, kind="gguf", weights=(path,))
+        return dataclasses.replace(plan, files=files)
 
 
 def _started(plan: Plan) -> ServerProcess:

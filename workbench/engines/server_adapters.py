@@ -54,29 +54,34 @@ class VllmAdapters:
 
 
 class LlamaServerAdapters:
-    """llama-server loads adapters when it starts, and scales them between 0 and 1."""
+    """llama-server loads adapters when it starts; each request says how strong they are.
+
+    A change for all requests at once, by ``POST /lora-adapters``, would leave prompts in its cache
+    that were read with the other weights.
+    """
 
     def __init__(self, session: OpenAISession, plan: Plan) -> None:
         self._session = session
         self._files = list(adapters_of(plan).values())
+        self.use(plan.adapter)
 
     def use(self, folder: Path | None) -> None:
-        """Scale one adapter to 1 and the others to 0.
+        """Answer with one adapter at full strength and the others at none.
 
         Raises:
             UnsupportedError: The server was started without it.
         """
         if folder is not None and folder not in self._files:
-            known = [str(each) for each in self._files]
+            known = did_you_mean(str(folder), [str(each) for each in self._files])
             raise UnsupportedError(
                 f"The server was started without the adapter {folder}.",
-                hint=f"Load it with adapters={{'name': file}}. {did_you_mean(str(folder), known)}",
+                hint=f"Load it with adapters={{'name': folder}}. {known}",
             )
-        scales = [
-            {"id": number, "scale": float(file == folder)}
-            for number, file in enumerate(self._files)
-        ]
-        told(self._session.http, "/lora-adapters", scales, at_root=True)
+        if self._files:
+            self._session.extra["lora"] = [
+                {"id": number, "scale": float(file == folder)}
+                for number, file in enumerate(self._files)
+            ]
 
 
 def told(http: Http, path: str, body: Any = None, *, at_root: bool = False) -> str:

@@ -203,11 +203,7 @@ def adapters_of(plan: Plan) -> dict[str, Path]:
 def _adapter_words(plan: Plan, options: Mapping[str, Any]) -> list[str]:
     named = adapters_of(plan)
     if plan.engine == "llama-server":
-        return [
-            word
-            for path in named.values()
-            for word in ("--lora-scaled", f"{path}:{int(path == plan.adapter)}")
-        ]
+        return [word for path in named.values() for word in _scaled(path, plan)]
     asked = options.get("lora")
     least = asked if isinstance(asked, int) and not isinstance(asked, bool) else _LORA_RANK
     rank = max([_known_rank(least), *map(_rank, named.values())])
@@ -218,12 +214,20 @@ def _adapter_words(plan: Plan, options: Mapping[str, Any]) -> list[str]:
     return [*words, "--lora-modules", *(f"{name}={path}" for name, path in named.items())]
 
 
+def _scaled(adapter: Path, plan: Plan) -> tuple[str, str]:
+    """Return the words that load an adapter into llama-server; a PEFT folder is converted once."""
+    from workbench.engines.llama_cpp_adapter import lora_file
+
+    return "--lora-scaled", f"{lora_file(adapter, plan.card)}:{int(adapter == plan.adapter)}"
+
+
 def _rank(folder: Path) -> int:
     """Return the least rank that vLLM can be told and that holds an adapter's."""
     import json
 
     try:
-        rank = int(json.loads((folder / "adapter_config.json").read_text("utf-8"))["r"])
+        config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+        rank = max(map(int, [config["r"], *(config.get("rank_pattern") or {}).values()]))
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{folder} is not a LoRA adapter: its rank cannot be read.") from None
     return _known_rank(rank)

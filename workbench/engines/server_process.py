@@ -88,10 +88,14 @@ class ServerProcess:
         self.freed: Freed | None = None
         self.log = ServerLog.new(command.engine, number=next(_numbers), noise=command.noise)
         self._tree: dict[int, Any] = {}  # every process seen below the launcher
-        ours, theirs = socket.socketpair()
-        self._control = ours
-        with theirs, self.log.path.open("ab") as log:
-            self.launcher = _start(command, theirs.fileno(), log.fileno())
+        self._when = ""
+        self._control, theirs = socket.socketpair()
+        try:
+            with theirs, self.log.path.open("ab") as log:
+                self.launcher = _start(command, theirs.fileno(), log.fileno())
+        except BaseException:  # an interrupt, just after it was started
+            self._control.close()
+            raise
         self._end = weakref.finalize(
             self, _end, self.launcher, self._control, self._tree, os.getpid()
         )
@@ -176,8 +180,9 @@ class ServerProcess:
         """Return the error that says how the server ended, why, and its last words.
 
         Args:
-            when: ``while it loaded``, or ``while it answered``.
+            when: ``while it loaded``, or ``while it answered``; what was said first stays.
         """
+        self._when = when = self._when or when
         code = self.launcher.wait()
         self._end()  # what it left behind
         said, hint = self.log.cause(self.command.causes)
