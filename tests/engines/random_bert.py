@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +76,14 @@ def save_reranker(folder: Path) -> Any:
     return model
 
 
-def bert_gguf(folder: Path, out: Path, *, pre_tokenizer: str = "jina-v2-en") -> Path:
+def bert_gguf(
+    folder: Path, out: Path, *, pre_tokenizer: str = "jina-v2-en", more: Sequence[str] = ()
+) -> Path:
     """Convert such a folder by llama.cpp's own converter."""
     given = {
         "root": str(converter().folder), "model": str(folder), "out": str(out),
         "pre": pre_tokenizer,
+        "more": list(more),
     }  # fmt: skip
     run_child("random_bert", [json.dumps(given)], doing="Converting a random BERT")
     return out
@@ -96,4 +100,5 @@ def main(arguments: list[str]) -> None:
     patches = Patches(module, byte_level=False)
     patches.pre_tokenizer = given["pre"]
     sys.argv = ["convert", given["model"], "--outfile", given["out"], "--outtype", "f32"]
+    sys.argv += given["more"]
     module.main()

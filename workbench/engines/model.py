@@ -107,6 +107,11 @@ class Model:
         return session.raw
 
     @property
+    def template(self) -> str:
+        """The chat template as the model's files carry it, "" where the engine does not tell."""
+        return str(getattr(self._open_session, "template", None) or "")
+
+    @property
     def pid(self) -> int | None:
         """Process id of the child that holds the model, or None when it is in this process."""
         return cast("int | None", getattr(self._open_session, "pid", None))
