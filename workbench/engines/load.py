@@ -102,6 +102,8 @@ def load(
 
     if not fallback:
         return attempt(None, ())
+    if engine != "auto":
+        engine_named(engine)  # a wrong name is told before a card's files are looked at
     return with_fallback(model.card if isinstance(model, Plan) else resolve(model), attempt)
 
 

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -17,8 +19,10 @@ from workbench.messages import Message, Piece, Sampling
 from workbench.planning import Plan
 
 Script = str | Callable[[Sequence[Message]], str] | Sequence[str | Mapping[str, Any]]
-_RULE_KEYS = ("exact", "regex", "say", "fail")
-_OPTIONS = ("script", "tokens", "tokens_per_second")
+_RULE_KEYS = ("exact", "regex", "say", "fail", "die")
+_OPTIONS = ("script", "tokens", "tokens_per_second", "holds", "fails")
+_MEMORY = "memory"
+_BLOCK = 1 << 26
 _BYTE_END = 256
 _WORD = re.compile(r"\s*\S+|\s+$")
 
@@ -31,9 +35,13 @@ class ScriptedEngine:
             again, and of rules ``{"exact": text, "regex": pattern, "say": reply, "fail": reason}``.
             A rule whose ``exact`` equals, or whose ``regex`` is found in, the last user turn comes
             before the replies in order; with ``fail`` it raises after what it says. Without a
-            script the last user turn is repeated.
+            script the last user turn is repeated. With ``die`` the process ends by the signal of
+            that name after what is said, or takes all memory that it gets (``"memory"``): to try
+            isolation, with isolate=True.
         tokens: ``bytes`` (the ids are UTF-8 bytes) or ``words``.
         tokens_per_second: Speed, or None for no pause.
+        holds: Bytes of memory to hold while it is loaded.
+        fails: Why loading fails, to try what follows then.
     """
 
     name = "scripted"
@@ -50,6 +58,8 @@ class ScriptedEngine:
                     f"The scripted engine has no option {name!r}.",
                     hint=did_you_mean(name, _OPTIONS),
                 )
+        if plan.options.get("fails"):
+            raise EngineError(str(plan.options["fails"]))
         return ScriptedSession(plan)
 
 
@@ -64,6 +74,7 @@ class ScriptedSession:
         self._words = _Words() if _token_kind(plan) == "words" else None
         speed = plan.options.get("tokens_per_second")
         self._pause = 1 / speed if speed else 0.0
+        self._held = bytearray(b"x") * int(plan.options.get("holds") or 0)
         self.end = 0 if self._words else _BYTE_END
 
     @property
@@ -72,7 +83,8 @@ class ScriptedSession:
         return self._answer
 
     def close(self) -> None:
-        """Nothing to free."""
+        """Free what it holds."""
+        self._held = bytearray()
 
     def tokenize(self, text: str) -> list[int]:
         """Return the UTF-8 bytes of ``text``, or one id per word."""
@@ -121,13 +133,15 @@ class ScriptedSession:
         )
 
     def _tokens(self, messages: Sequence[Message]) -> Iterator[int]:
-        text, failure = self._answer(messages)
+        text, failure, death = self._answer(messages)
         due = time.monotonic()
         for token in self.tokenize(text):
             due += self._pause
             if self._pause:
                 time.sleep(max(0.0, due - time.monotonic()))
             yield token
+        if death is not None:
+            _die(death)
         if failure is not None:
             raise EngineError(failure)
         yield self.end
@@ -163,32 +177,33 @@ def _token_kind(plan: Plan) -> str:
     return str(kind)
 
 
-_Answer = Callable[[Sequence[Message]], tuple[str, str | None]]
+_Answer = Callable[[Sequence[Message]], tuple[str, str | None, str | None]]
 
 
 def _answers(script: Script | None) -> _Answer:
-    """Return the function that answers: what to say, and why to fail afterwards or None."""
+    """Return the function that answers: what to say, why to fail and how to die after it."""
     if script is None:
-        return lambda messages: (_last_user_turn(messages), None)
+        return lambda messages: (_last_user_turn(messages), None, None)
     if isinstance(script, str):
-        return lambda messages: (script, None)
+        return lambda messages: (script, None, None)
     if callable(script):
-        return lambda messages: (str(script(messages)), None)
+        return lambda messages: (str(script(messages)), None, None)
     rules = [_checked_rule(item) for item in script if not isinstance(item, str)]
     replies = [item for item in script if isinstance(item, str)]
     position = 0
 
-    def answer(messages: Sequence[Message]) -> tuple[str, str | None]:
+    def answer(messages: Sequence[Message]) -> tuple[str, str | None, str | None]:
         nonlocal position
         asked = _last_user_turn(messages)
         for rule in rules:
             if _applies(rule, asked):
                 said = rule.get("say", "")
-                return (str(said(messages)) if callable(said) else str(said)), rule.get("fail")
+                text = str(said(messages)) if callable(said) else str(said)
+                return text, rule.get("fail"), rule.get("die")
         if not replies:
             raise EngineError(f"The script has no answer to {asked[:80]!r}.")
         position += 1
-        return replies[(position - 1) % len(replies)], None
+        return replies[(position - 1) % len(replies)], None, None
 
     return answer
 
@@ -207,7 +222,21 @@ def _checked_rule(rule: Any) -> Mapping[str, Any]:
                 f"A rule of the script has the unknown key {key!r}.",
                 hint=did_you_mean(str(key), _RULE_KEYS),
             )
+    ends = (_MEMORY, *signal.Signals.__members__)
+    if rule.get("die") is not None and rule["die"] not in ends:
+        raise InputError(
+            f"A rule of the script cannot die of {rule['die']!r}.",
+            hint=did_you_mean(str(rule["die"]), ends),
+        )
     return rule
+
+
+def _die(how: str) -> None:
+    if how == _MEMORY:
+        taken = []
+        while True:
+            taken.append(bytearray(b"x") * _BLOCK)
+    os.kill(os.getpid(), signal.Signals[how])
 
 
 def _applies(rule: Mapping[str, Any], asked: str) -> bool:
