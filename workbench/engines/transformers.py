@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.engines.transformers_adapters import kind_of_adapter, require_peft
+from workbench.engines.transformers_images import ImageSession, is_vision_model
 from workbench.engines.transformers_memory import (
     free_after,
     is_out_of_memory,
@@ -35,6 +36,7 @@ _CLASSES = {
     "chat": "AutoModelForCausalLM",
     "judge": "AutoModelForCausalLM",
     "embedding": "AutoModel",
+    "images": "AutoModelForImageTextToText",
     "rerank": "AutoModelForSequenceClassification",
 }
 """transformers' class by what the model is for."""
@@ -75,6 +77,8 @@ class TransformersEngine:
         tokenizer = _load_tokenizer(plan)
         kind = kind_of(plan, _folder(plan))
         model = _load_model(plan, kind)
+        if kind == "images":
+            return ImageSession(model.eval(), _load_processor(plan), plan)
         if kind in ("embedding", "rerank", "judge"):
             return _vectors(kind, model.eval(), tokenizer, plan)
         if plan.adapter is None or kind_of_adapter(plan.adapter) == "LORA":
@@ -93,6 +97,12 @@ def _load_tokenizer(plan: Plan) -> Any:
         local_files_only=True,
         trust_remote_code=bool(plan.options.get("trust_remote_code", False)),
     )
+
+
+def _load_processor(plan: Plan) -> Any:
+    from transformers import AutoProcessor
+
+    return AutoProcessor.from_pretrained(str(_folder(plan)), local_files_only=True)
 
 
 def _load_model(plan: Plan, kind: str) -> Any:
@@ -148,6 +158,8 @@ def kind_of(plan: Plan, folder: Path) -> str:
         return "rerank" if headed or not causal else "judge"
     if "embedding" in tasks or is_sentence_model(folder):
         return "embedding"
+    if is_vision_model(folder, config):
+        return "images"
     bare = bool(classes) and all(name.endswith("Model") for name in classes)
     return "embedding" if bare and not causal else "chat"
 

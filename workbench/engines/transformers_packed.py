@@ -40,8 +40,10 @@ def packed_by(folder: Path) -> Mapping[str, Any] | None:
         FormatError: config.json cannot be read, or names no method.
     """
     file, config = folder / "config.json", read_config(folder)
-    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else {}
-    found = config.get("quantization_config") or text.get("quantization_config")
+    text = config.get("text_config")
+    found = config.get("quantization_config")
+    if not found and isinstance(text, dict):
+        found = text.get("quantization_config")
     if not found:
         return None
     if not isinstance(found, dict) or not _method(found):
