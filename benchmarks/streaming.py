@@ -146,6 +146,8 @@ def main() -> None:
     tokens = given.tokens
     llama = {"engine": "llama.cpp", "quantization": given.quantization, "threads": given.threads}
     torch = {"engine": "transformers", "dtype": given.dtype, "threads": given.threads}
+    for settings in (llama, torch):  # the raw libraries compute each prompt anew
+        settings["prefix_reuse"] = False
     rows: list[list[str]] = []
     with (
         wb.load(given.model, **llama) as here,
