@@ -16,7 +16,12 @@ SCRIPT = [
 REAL = {
     "transformers": {"engine": "transformers", "dtype": "fp32"},
     "llama.cpp": {"engine": "llama.cpp", "quantization": "F32"},
+    "mlx": {"engine": "mlx", "dtype": "fp32"},
 }
+STEP = {"transformers": "step", "llama.cpp": "_decode", "mlx": "step"}
+"""The method of a session that runs the model once."""
+AHEAD = {"transformers": 0, "llama.cpp": 0, "mlx": 1}
+"""Tokens that an engine computes ahead of the reader."""
 FORMS = [(name, isolated) for name in (*REAL, "scripted") for isolated in (False, True)]
 
 

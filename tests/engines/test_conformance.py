@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from engine_models import SCRIPT, open_model
+from engine_models import AHEAD, SCRIPT, STEP, open_model
 
 from workbench.engines.model import Model
 from workbench.errors import (
@@ -105,7 +105,7 @@ def test_a_closed_stream_stops_the_model_and_leaves_it_usable(model: Model) -> N
 
 def test_closing_stops_between_two_tokens(here: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     session = here._session
-    name = "step" if here.plan.engine == "transformers" else "_decode"
+    name = STEP[here.plan.engine]
     steps, original = [], getattr(session, name)
 
     def counted(*args, **more):
@@ -117,14 +117,15 @@ def test_closing_stops_between_two_tokens(here: Model, monkeypatch: pytest.Monke
     for _ in range(3):
         next(stream)
     stream.close()
-    assert len(steps) == 3  # the prompt, and two tokens: no work was done ahead
+    # the prompt and two tokens, and what the engine computes ahead
+    assert len(steps) == 3 + AHEAD[here.plan.engine]
 
 
 def test_an_exception_in_the_engine_reaches_the_reader(
     here: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = here._session
-    name = "step" if here.plan.engine == "transformers" else "_decode"
+    name = STEP[here.plan.engine]
     original, steps = getattr(session, name), []
 
     def breaking(*args, **more):
@@ -138,7 +139,7 @@ def test_an_exception_in_the_engine_reaches_the_reader(
         shown = []
         with pytest.raises(EngineError, match="arithmetic unit is on fire") as caught:
             shown.extend(here.stream("Tell me a story.", max_tokens=60))
-    assert len(shown) == 3
+    assert len(shown) == 3 - AHEAD[here.plan.engine]
     assert isinstance(caught.value.__cause__, RuntimeError)
     assert here.ask(SUM, max_tokens=30).finish_reason == "stop"
 

@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -247,13 +248,24 @@ class Server:
             wanted.discard(number)
             pieces = self._streams.pop(number, None)
             if pieces is not None:
-                pieces.close()
+                _close(pieces)
 
     def _pieces(self, request: dict[str, Any]) -> Any:
         sampling = plain.to_sampling(request["sampling"])
         if request["do"] == "stream":
             return self._session.stream(plain.to_messages(request["messages"]), sampling)
         return self._session.complete(request["prompt"], sampling)
+
+
+def _close(pieces: Any) -> None:
+    """Close a stream; where the listener is about it already, wait until it is done."""
+    while True:
+        try:
+            pieces.close()
+        except ValueError:  # generator already executing
+            time.sleep(0.001)
+        else:
+            return
 
 
 def _is_plain(piece: Piece) -> bool:

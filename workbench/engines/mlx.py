@@ -140,7 +140,7 @@ def _quantize(model: Any, config: dict[str, Any], name: str, folder: Path) -> No
         InputError: The weights are quantized already, in another way.
         UnsupportedError: No layer can be quantized so.
     """
-    from mlx_lm.utils import quantize_model
+    from mlx import nn
 
     bits, group, mode = _MODES[name]
     packed = config.get("quantization")
@@ -153,7 +153,7 @@ def _quantize(model: Any, config: dict[str, Any], name: str, folder: Path) -> No
             hint="Leave quantization out: it is loaded as it is.",
         )
     rows = {
-        path: module.weight.shape[-1]
+        path: int(module.weight.shape[-1])
         for path, module in model.named_modules()
         if hasattr(module, "to_quantized")
     }
@@ -164,7 +164,13 @@ def _quantize(model: Any, config: dict[str, Any], name: str, folder: Path) -> No
             f"rows of {', '.join(str(width) for width in sorted(set(odd.values())))} weights.",
             hint="Leave quantization out.",
         )
-    quantize_model(model, config, group, bits, mode=mode)
+    wanted = getattr(model, "quant_predicate", None) or (lambda *_: True)
+
+    def chosen(path: str, module: Any) -> Any:
+        """Return whether to quantize a layer, or with which settings of its own."""
+        return path in rows and path not in odd and wanted(path, module)
+
+    nn.quantize(model, group, bits, mode=mode, class_predicate=chosen)
     if odd:
         first = next(iter(odd))
         warnings.warn(

@@ -145,7 +145,7 @@ def _named(name: str, plain: str, engine: str | None) -> WeightForm:
     if engine == "mlx" and name in _MLX_MODES:
         bits, group = _MLX_MODES[name]
         given |= {"kind": "mlx", "mode": name, "bits": bits, "group_size": group, "vision": False}
-    elif mlx and (engine == "mlx" or name.startswith("mlx")):
+    elif mlx and (engine == "mlx" or name.startswith("mlx") or name.endswith("bit")):
         given |= {"kind": "mlx", "bits": int(mlx[1]), "group_size": 64, "vision": False}
     elif name in ("nf4", "fp4", "nf4-double", "fp4-double"):
         given |= {"kind": name[:3], "double_quantization": name.endswith("double")}
