@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from engine_models import open_model
-from random_models import tiny_chat
+from random_models import FAMILIES, SMALL, tiny_chat, tokenizer
 
 import workbench as wb
 from workbench.engines import transformers as engine_module
@@ -203,3 +203,42 @@ def test_a_reply_that_runs_out_of_memory_says_so_and_the_model_lives_on(
         assert "nf4" in str(caught.value)
         assert session.prefix.tokens == 0
         assert model.ask(SUM, max_tokens=8).token_ids == expected
+
+
+def test_mxfp4_is_unpacked_where_there_are_no_kernels(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    settings = {**SMALL, **FAMILIES["gpt_oss"], "hidden_size": 64, "num_hidden_layers": 2}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt_oss", **settings))
+    exact, packed = tmp_path / "exact", tmp_path / "packed"
+    tokenizer().save_pretrained(str(exact))
+    model.to(torch.bfloat16).save_pretrained(str(exact))
+    shutil.copytree(exact, packed)
+    plain = load_file(exact / "model.safetensors")
+    small = dict(plain)
+    steps = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+    values = torch.cat([steps, -steps])  # the table of E2M1, OCP Microscaling Formats 1.0
+    for name in [key for key in plain if key.endswith(("gate_up_proj", "down_proj"))]:
+        experts, inner, outer = plain[name].shape
+        codes = torch.randint(0, 16, (experts, outer, inner // 32, 32))
+        powers = torch.randint(122, 127, (experts, outer, inner // 32))
+        whole = values[codes] * torch.exp2(powers[..., None] - 127.0)
+        plain[name] = whole.reshape(experts, outer, inner).mT.contiguous().to(torch.bfloat16)
+        del small[name]
+        small[f"{name}_blocks"] = (codes[..., ::2] | codes[..., 1::2] << 4).to(torch.uint8)
+        small[f"{name}_scales"] = powers.to(torch.uint8)
+    save_file(plain, exact / "model.safetensors", metadata={"format": "pt"})
+    save_file(small, packed / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((packed / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
+    (packed / "config.json").write_text(json.dumps(config))
+    ids = [5, 300, 41, 77, 1200, 9, 2000, 64, 31, 8]
+    with wb.load(exact, engine="transformers", quantization="none", dtype="bf16") as model:
+        expected = model.score(ids)
+    with wb.load(packed, engine="transformers", threads=1) as model:
+        assert any("mxfp4 weights are unpacked to 16 bit" in said for said in model.plan.reasons)
+        assert model.raw.dtype == torch.bfloat16
+        np.testing.assert_allclose(model.score(ids), expected, atol=0.02)
