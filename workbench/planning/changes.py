@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 
 from workbench.catalog import Card, ModelFiles, catalog
-from workbench.catalog.capabilities import automatic_engines
-from workbench.planning.forms import Form, forms_of
+from workbench.planning.forms import Form, automatic, forms_of
 from workbench.planning.offload import Attempt, Placer
 from workbench.planning.planned import gib
 from workbench.planning.policy import GIB, rules
@@ -18,6 +18,8 @@ from workbench.planning.sentences import described
 
 MOST = 3
 _LEAST_CONTEXT = 512
+_LEAST_BYTES = 0.3
+"""Bytes of a weight in the smallest form that is planned."""
 _CACHES = ("q8_0", "q4_0")
 SOLD_GPU = (8, 12, 16, 24, 32, 48, 80, 96, 141, 192)
 _SOLD_COUNT = (1, 2, 4, 8, 16)
@@ -49,11 +51,14 @@ def changes_that_fit(
         question.other_form,
         question.other_card,
         question.larger_machine,
+        question.further_card,
     ):
-        found += [said for said in step() if said not in found]
-        if len(found) >= MOST:
+        for said in step():
+            if said not in found and len(found) < MOST:
+                found.append(said)
+        if len(found) == MOST:
             break
-    return tuple(found[:MOST])
+    return tuple(found)
 
 
 class _Question:
@@ -71,6 +76,7 @@ class _Question:
         self.card, self.files, self.room = card, files, room
         self.wanted, self.batch, self.attempt = wanted, batch, attempt
         self.placer = Placer(card, files, room, batch=batch)
+        self._others = self._other_cards()
 
     def _fits(self, form: Form, **changed: object) -> Attempt | None:
         placement = dataclasses.replace(self.attempt.placement, **changed)  # type: ignore[arg-type]
@@ -141,12 +147,19 @@ class _Question:
     def _search(
         self, card: Card, files: ModelFiles | None, room: Room, wanted: Wanted
     ) -> Attempt | None:
-        forms = forms_of(card, files, room=room, rules=rules(), engines=automatic_engines())
+        forms = forms_of(card, files, room=room, rules=rules(), engines=automatic(room))
         found = search(forms, Placer(card, files, room, batch=self.batch), wanted, rules())
         return found.attempt if found.attempt is not None and found.attempt.fits else None
 
     def other_card(self) -> Iterator[str]:
-        """The largest card of the family that fits, else the card's fallback."""
+        """The largest card of the family that fits, else the largest of the same task."""
+        yield from itertools.islice(self._others, 1)
+
+    def further_card(self) -> Iterator[str]:
+        """The next ones after it, where nothing else is left to change."""
+        yield from itertools.islice(self._others, MOST)
+
+    def _other_cards(self) -> Iterator[str]:
         for other in self._smaller_cards():
             contexts = tuple(
                 min(each, other.context_length or each) for each in self.wanted.contexts
@@ -154,10 +167,11 @@ class _Question:
             found = self._search(other, None, self.room, Wanted(contexts=contexts))
             if found is not None:
                 yield f"{other.id} instead: {described(found)}."
-                return
 
     def _smaller_cards(self) -> list[Card]:
-        size = self.card.architecture.parameters or 0
+        room = sum(self.room.device_bytes) + (0 if self.room.unified else self.room.host_bytes)
+        largest = room / _LEAST_BYTES  # what is larger need not be tried
+        size = min(self.card.architecture.parameters or 0, largest)
         shelf = list(catalog())
         task = self.card.tasks[:1]
         family = [
@@ -184,55 +198,64 @@ class _Question:
         )
 
     def larger_machine(self) -> Iterator[str]:
-        """More RAM, then more or larger devices: the least that is sold and holds the form."""
-        yield from self._more_ram()
-        yield from self._more_devices()
+        """More RAM, then more or larger devices: the least that is sold and holds the form.
 
-    def _more_ram(self) -> Iterator[str]:
+        For the form at hand first, then for one that is not below the floor of quality.
+        """
+        for form in self._worth_buying():
+            if self.room.unified:
+                yield from self._more_unified(form)
+            else:
+                yield from self._more_ram(form)
+                yield from self._more_devices(form)
+
+    def _worth_buying(self) -> list[Form]:
+        forms = forms_of(
+            self.card, self.files, room=self.room, rules=rules(), engines=automatic(self.room)
+        )
+        floor = rules().rank(rules().floor)
+        good = [form for form in forms if form.rank <= floor][-1:]
+        return [self.attempt.form, *(form for form in good if form != self.attempt.form)]
+
+    def _more_ram(self, form: Form) -> Iterator[str]:
         room = self.room
-        if room.unified:
-            yield from self._more_unified()
-            return
-        share = room.host_bytes / room.machine.ram_bytes if room.machine.ram_bytes else 0.9
         for size in SOLD_RAM:
             if size * GIB <= room.machine.ram_bytes:
                 continue
-            more = dataclasses.replace(room, host_bytes=int(size * GIB * (share or 0.9)))
+            more = dataclasses.replace(room, host_bytes=int(size * GIB * (1 - room.kept)))
             for each in (more, more.on_cpu()):
-                found = self._best(each)
+                found = self._best(each, form)
                 if found is not None:
-                    yield f"{size} GB of RAM instead of {gib(room.machine.ram_bytes)}: " + (
-                        f"{described(found)}."
-                    )
+                    had = gib(room.machine.ram_bytes)
+                    yield f"{size} GB of RAM instead of {had}: {described(found)}."
                     return
 
-    def _more_unified(self) -> Iterator[str]:
+    def _more_unified(self, form: Form) -> Iterator[str]:
         room = self.room
-        share = room.device_bytes[0] / room.machine.ram_bytes if room.device_bytes else 0.6
+        share = room.device_bytes[0] / room.machine.ram_bytes if room.machine.ram_bytes else 0.6
         for size in _SOLD_UNIFIED:
             if size * GIB <= room.machine.ram_bytes:
                 continue
             more = dataclasses.replace(
                 room,
                 device_bytes=(int(size * GIB * share),),
-                host_bytes=int(size * GIB * (1 - rules().cpu_margin)),
+                host_bytes=int(size * GIB * (1 - room.kept)),
             )
-            found = self._best(more)
+            found = self._best(more, form)
             if found is not None:
                 yield f"{size} GB of unified memory: {described(found)}."
                 return
 
-    def _more_devices(self) -> Iterator[str]:
-        room = self.room
-        if room.device != "cuda":
-            return
+    def _more_devices(self, form: Form) -> Iterator[str]:
         keep = 1 - rules().margin
+        if "cuda" not in form.facts.devices:
+            return
         for count, size in _machines():
-            if count * size * GIB * keep <= sum(room.device_bytes):
+            if count * size * GIB * keep <= sum(self.room.device_bytes):
                 continue
-            each = int(size * GIB * keep)
-            more = dataclasses.replace(room, device_bytes=(each,) * count)
-            found = self.placer_in(more).whole(self.attempt.form, self.wanted.context)
+            each = (int(size * GIB * keep),) * count
+            more = dataclasses.replace(self.room, device="cuda", device_bytes=each)
+            found = self.placer_in(more).whole(form, self.wanted.context)
             if found is not None and found.fits:
                 named = f"{count} GPUs" if count > 1 else "a GPU"
                 yield f"{named} of {size} GB: {described(found)}."
@@ -242,10 +265,9 @@ class _Question:
         """Return a placer for the same card on another room."""
         return Placer(self.card, self.files, room, batch=self.batch)
 
-    def _best(self, room: Room) -> Attempt | None:
-        """Return the form at hand, or the best other one, where it fits a room."""
-        placer = self.placer_in(room)
-        form, context = self.attempt.form, self.wanted.context
+    def _best(self, room: Room, form: Form) -> Attempt | None:
+        """Return a form whole or split in a room, where it fits."""
+        placer, context = self.placer_in(room), self.wanted.context
         for found in (placer.whole(form, context), placer.partial(form, context)):
             if found is not None and found.fits:
                 return found

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from workbench.catalog import Card, ModelFiles
-from workbench.catalog.capabilities import EngineFacts, automatic_engines, engine_facts
+from workbench.catalog.capabilities import EngineFacts, engine_facts
 from workbench.catalog.source import find_local
 from workbench.errors import InputError, UnsupportedError, WorkbenchError, did_you_mean
 from workbench.machine import Machine
 from workbench.memory.ledger import banded
 from workbench.planning import sentences
 from workbench.planning.changes import changes_that_fit
-from workbench.planning.forms import Form, forms_of, is_gpu_built, missing_packages
+from workbench.planning.forms import Form, automatic, forms_of, is_gpu_built, missing_packages
 from workbench.planning.given import (
     AUTO,
     asked_form,
@@ -133,6 +133,7 @@ def plan(
         experts_on_cpu=experts_on_cpu,
         devices=tensor_parallel,
         device_given=device != AUTO,
+        full_window=bool(options.get("swa_full", True)),
         form_given=asked is not None or (facts is not None and facts.name == "transformers"),
     )
     chooser = _Chooser(card, files, room, wanted, batch, asked, dtype, policy)
@@ -164,7 +165,7 @@ class _Chooser:
     ) -> Plan:
         """Return the plan of the first form that fits, else of the one that misses least."""
         room, reasons = self.room, list[str]()
-        engines = [facts.name] if facts else automatic_engines()
+        engines = [facts.name] if facts else []
         if room.here and room.device != "cpu" and engines == ["llama.cpp"] and not is_gpu_built():
             room = room.on_cpu()
             reasons.append("On the CPU, because this llama-cpp-python was built without a GPU.")
@@ -192,10 +193,10 @@ class _Chooser:
 
     def search_in(self, room: Room, engines: Sequence[str]) -> Found:
         """Search the forms of these engines on a room."""
-        if len(engines) > 1:  # nobody named one
-            engines = [name for name in engines if _may_choose(name, room)]
-        forms = self.forms(room, engines)
-        placer = Placer(self.card, self.files, room, batch=self.batch)
+        forms = self.forms(room, engines or automatic(room))
+        placer = Placer(
+            self.card, self.files, room, batch=self.batch, full_window=self.wanted.full_window
+        )
         by_size = self.policy == "by-size" and self.asked is None
         return search(forms, placer, self.wanted, self.rules, by_size=by_size)
 
@@ -291,12 +292,6 @@ class _Chooser:
             **values,
             **extra,
         )
-
-
-def _may_choose(name: str, room: Room) -> bool:
-    """Whether an engine is chosen on these devices without being named."""
-    devices = engine_facts()[name].automatic_on
-    return not devices or room.device in devices
 
 
 def _placed(attempt: Attempt | None, room: Room, wanted: Wanted) -> dict[str, Any]:

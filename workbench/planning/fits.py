@@ -8,10 +8,9 @@ from typing import Any
 
 from workbench.catalog import Card, Shelf, locate
 from workbench.catalog import catalog as all_cards
-from workbench.catalog.capabilities import automatic_engines
 from workbench.errors import WorkbenchError
 from workbench.machine import Machine
-from workbench.planning.forms import Form, forms_of
+from workbench.planning.forms import Form, automatic, forms_of
 from workbench.planning.given import contexts_of
 from workbench.planning.offload import Placer
 from workbench.planning.policy import rules
@@ -61,7 +60,7 @@ def _fits(card: Card, rooms: list[Room]) -> bool | None:
     for room in rooms:
         try:
             files = locate(card) if card.source_is_local else None
-            forms = forms_of(card, files, room=room, rules=rules(), engines=automatic_engines())
+            forms = forms_of(card, files, room=room, rules=rules(), engines=automatic(room))
             answer = _in_room(card, forms, Placer(card, files, room, batch=1))
         except WorkbenchError:
             answer = None

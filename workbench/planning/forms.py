@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from workbench.catalog import Card, ModelFiles
-from workbench.catalog.capabilities import EngineFacts, engine_facts
+from workbench.catalog.capabilities import EngineFacts, automatic_engines, engine_facts
 from workbench.catalog.card import ReadyForm
 from workbench.catalog.server_place import missing_of
 from workbench.catalog.wanted import quantization_of
@@ -65,6 +65,16 @@ class Form:
 def is_installed(module: str) -> bool:
     """Return whether a module can be imported, without importing it."""
     return importlib.util.find_spec(module) is not None
+
+
+def automatic(room: Room) -> list[str]:
+    """Return the engines that may be chosen on a room's devices where none is named."""
+    every = engine_facts()
+    return [
+        name
+        for name in automatic_engines()
+        if not every[name].automatic_on or room.device in every[name].automatic_on
+    ]
 
 
 def installed(facts: EngineFacts) -> bool:

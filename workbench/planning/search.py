@@ -26,6 +26,7 @@ class Wanted:
         devices: Devices that share the model.
         form_given: Whether the user named the quantization.
         device_given: Whether the user named the device.
+        full_window: Whether llama.cpp's sliding layers hold the whole context.
     """
 
     contexts: tuple[int, ...]
@@ -35,6 +36,7 @@ class Wanted:
     devices: int | None = None
     form_given: bool = False
     device_given: bool = False
+    full_window: bool = True
 
     @property
     def context(self) -> int:
