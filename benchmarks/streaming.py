@@ -1,6 +1,6 @@
 """Streaming through a Model against the same library used directly, side by side in one run.
 
-    python benchmarks/streaming.py [--rounds 15] [--tokens 200] [--threads 1]
+    python benchmarks/streaming.py [--rounds 15] [--tokens 200] [--threads 1] [--engines mlx]
 
 Each round streams the same prompt once by each way, in turns; end tokens are ignored by all, so
 that every way decodes the same number of tokens, and they must be the same tokens. Measured is the
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 import statistics
 import sys
 import threading
@@ -26,6 +27,8 @@ from workbench.messages import Sampling
 
 QUESTION = "Tell me a story."
 WARM_UP = 2
+CONTROL = re.compile(r"<\|\w+\|>")
+"""Control tokens, which mlx-lm writes out after the end of a reply, and we do not."""
 Way = Callable[[], Iterator[str]]
 """Streams the reply once, in pieces of text."""
 
@@ -60,6 +63,24 @@ def ends_ignored(llama_cpp: Any) -> Iterator[None]:
         module.llama_vocab_is_eog = original
 
 
+def by_mlx(raw: Any, tokenizer: Any, prompt: list[int], tokens: int) -> Iterator[str]:
+    """``mlx_lm.stream_generate``, with a tokenizer that knows no end."""
+    import mlx_lm
+
+    for response in mlx_lm.stream_generate(raw, tokenizer, prompt, max_tokens=tokens):
+        yield response.text
+
+
+def endless_tokenizer(model: Model) -> Any:
+    """Return mlx-lm's tokenizer of the model's files; it would end a reply at an end token."""
+    from mlx_lm.utils import load_tokenizer
+
+    assert model.plan.files is not None
+    tokenizer = load_tokenizer(model.plan.files.path)
+    tokenizer._eos_token_ids = set()
+    return tokenizer
+
+
 def by_streamer(model: Model, prompt: list[int], tokens: int) -> Iterator[str]:
     """``generate`` in a thread with a TextIteratorStreamer, as its documentation shows."""
     import torch
@@ -85,6 +106,20 @@ def by_streamer(model: Model, prompt: list[int], tokens: int) -> Iterator[str]:
         raw.generation_config.eos_token_id = ends
 
 
+def raw_way(engine: str, model: Model, tokens: int) -> tuple[str, Way]:
+    """Return the library's own way of streaming, with its name."""
+    prompt = model.prompt_ids(QUESTION)
+    if engine == "llama.cpp":
+        name = "llama_cpp `create_completion(stream=True)`"
+        return name, lambda: by_llama(model.raw, prompt, tokens)
+    if engine == "mlx":
+        tokenizer = endless_tokenizer(model)
+        name = "mlx_lm `stream_generate`"
+        return name, lambda: by_mlx(model.raw, tokenizer, prompt, tokens)
+    name = "transformers `generate` with TextIteratorStreamer"
+    return name, lambda: by_streamer(model, prompt, tokens)
+
+
 def measured(way: Way, tokens: int) -> tuple[float, float, str]:
     """Return seconds per token, seconds to the first piece, and the text."""
     began = time.perf_counter()
@@ -105,7 +140,7 @@ def compare(ways: dict[str, Way], *, rounds: int, tokens: int) -> list[list[str]
         texts = set()
         for name in names[number % len(names) :] + names[: number % len(names)]:
             per_token, first, text = measured(ways[name], tokens)
-            texts.add(text)
+            texts.add(CONTROL.sub("", text))
             if number >= WARM_UP:
                 found[name].append((per_token, first))
         if len(texts) != 1:
@@ -142,44 +177,36 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--engines", nargs="+", default=["llama.cpp", "transformers", "mlx"])
     given = parser.parse_args()
     tokens = given.tokens
     llama = {"engine": "llama.cpp", "quantization": given.quantization, "threads": given.threads}
     torch = {"engine": "transformers", "dtype": given.dtype, "threads": given.threads}
     for settings in (llama, torch):  # the raw libraries compute each prompt anew
         settings["prefix_reuse"] = False
+    mlx = {"engine": "mlx", "dtype": given.dtype, "prefix_reuse": False}
     rows: list[list[str]] = []
-    with (
-        wb.load(given.model, **llama) as here,
-        wb.load(given.model, isolate=True, **llama) as there,
-    ):
-        prompt = here.prompt_ids(QUESTION)
-        ways: dict[str, Way] = {
-            "llama_cpp `create_completion(stream=True)`": lambda: by_llama(
-                here.raw, prompt, tokens
-            ),
-            "`Model.stream`, llama.cpp": lambda: by_model(here, tokens),
-            "`Model.stream`, llama.cpp, child process": lambda: by_model(there, tokens),
-        }
-        rows += compare(ways, rounds=given.rounds, tokens=tokens)
-    with (
-        wb.load(given.model, **torch) as here,
-        wb.load(given.model, isolate=True, **torch) as there,
-    ):
-        prompt = here.prompt_ids(QUESTION)
-        ways = {
-            "transformers `generate` with TextIteratorStreamer": lambda: by_streamer(
-                here, prompt, tokens
-            ),
-            "`Model.stream`, transformers": lambda: by_model(here, tokens),
-            "`Model.stream`, transformers, child process": lambda: by_model(there, tokens),
-        }
-        rows += compare(ways, rounds=given.rounds, tokens=tokens)
+    for engine, settings in (("llama.cpp", llama), ("transformers", torch), ("mlx", mlx)):
+        if engine not in given.engines:
+            continue
+        with (
+            wb.load(given.model, **settings) as here,
+            wb.load(given.model, isolate=True, **settings) as there,
+        ):
+            name, way = raw_way(engine, here, tokens)
+            ways: dict[str, Way] = {
+                name: way,
+                f"`Model.stream`, {engine}": lambda here=here: by_model(here, tokens),
+                f"`Model.stream`, {engine}, child process": lambda there=there: by_model(
+                    there, tokens
+                ),
+            }
+            rows += compare(ways, rounds=given.rounds, tokens=tokens)
     print(table(rows))
     this = machine()
     versions = ", ".join(
         f"{name} {this.versions[name]}"
-        for name in ("llama-cpp-python", "transformers", "torch")
+        for name in ("llama-cpp-python", "transformers", "torch", "mlx-lm")
         if name in this.versions
     )
     print(f"\nMachine: {this.summary()}; Python {this.python}, {versions}.")
