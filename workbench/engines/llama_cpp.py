@@ -69,7 +69,11 @@ class LlamaCppEngine:
             close_at_exit(embedder)
             return embedder
         llama = load(module, plan, exact=header.metadata.get("general.file_type") == _ALL_F32)
-        session = LlamaCppSession(llama, module, plan, own=OwnOptions.of(plan))
+        try:
+            session = LlamaCppSession(llama, module, plan, own=OwnOptions.of(plan))
+        except BaseException:
+            llama.close()
+            raise
         close_at_exit(session)
         if plan.adapter is not None:
             try:

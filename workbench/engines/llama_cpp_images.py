@@ -146,6 +146,12 @@ class Projector:
             said = last_words() or f"code {code}"
             raise InputError(f"llama.cpp cannot place the images in the prompt: {said}.")
         ids, words = self._ids(chunks)
+        if min(words, default=0) < 0:  # decoding them would end the process
+            module.mtmd_input_chunks_free(chunks)
+            raise InputError(
+                "The model's vocabulary lacks tokens that its projector puts around images.",
+                hint="The projector belongs to another model.",
+            )
         found = SeenPrompt(ids, chunks, words)
         weakref.finalize(found, module.mtmd_input_chunks_free, chunks)
         return found

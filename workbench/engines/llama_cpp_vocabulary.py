@@ -144,7 +144,7 @@ class Vocabulary:
         try:
             format_ = self._formatter(add_generation_prompt)
             return str(format_(messages=list(turns), **more).prompt)
-        except (TemplateError, ValueError) as error:
+        except (TemplateError, TypeError, ValueError) as error:
             raise InputError(f"The chat template refuses this conversation: {error}.") from error
 
     def _formatter(self, add_generation_prompt: bool) -> Any:
