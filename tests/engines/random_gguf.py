@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
-from random_models import random_model, tokenizer
+from random_models import VOCABULARY, random_model, tokenizer
 
 from workbench.catalog import locate, resolve
 from workbench.formats.gguf import convert
@@ -14,11 +14,24 @@ from workbench.formats.gguf import convert
 def random_gguf(family: str, folder: Path) -> Path:
     """Return a random model of the family as a GGUF of 32 bits, with the embedded tokenizer."""
     source = folder / f"{family}-source"
-    model = random_model(family)
-    model.save_pretrained(source)
-    if getattr(model.config, "num_local_experts", 1) == 0:  # llama.cpp wants none used either
-        config = source / "config.json"
-        plain = json.loads(config.read_text())
-        config.write_text(json.dumps({**plain, "num_experts_per_tok": 0}))
+    (mamba() if family == "mamba" else random_model(family)).save_pretrained(source)
     tokenizer().save_pretrained(source)
     return convert(locate(resolve(source)), folder / f"{family}.gguf", dtype="F32", name=family)
+
+
+def mamba() -> Any:
+    """Return a model whose state is recurrent: nothing of it can be cut off."""
+    import torch
+    from transformers import MambaConfig, MambaForCausalLM
+
+    torch.manual_seed(0)
+    config = MambaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        intermediate_size=128,
+        state_size=8,
+        num_hidden_layers=2,
+        eos_token_id=2,
+        initializer_range=0.3,
+    )
+    return MambaForCausalLM(config).float().eval()
