@@ -71,7 +71,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     linear_to_lora_layers(model, 2, settings)
     mx.random.seed(0)
     weights = {
-        name: mx.random.normal(weight.shape) * 0.1
+        name: mx.random.normal(weight.shape) * 0.4
         for name, weight in tree_flatten(model.trainable_parameters())
     }
     assert len(weights) == 4
