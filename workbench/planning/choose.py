@@ -176,7 +176,8 @@ class _Chooser:
         reasons += sentences.chosen(
             found, self.card, room, self.wanted, self.rules, policy=self.policy
         )
-        reasons += _context_reason(context, found, self.card)
+        if context is None:
+            reasons += _context_reason(self.wanted.context, found, self.card)
         return self._made(found, room, reasons, extra)
 
     def _search(self, room: Room, engines: Sequence[str]) -> tuple[Found, Room]:
@@ -365,10 +366,10 @@ def _engine_reason(facts: EngineFacts | None, files: ModelFiles | None, found: F
     return []
 
 
-def _context_reason(context: int | None, found: Found, card: Card) -> list[str]:
-    taken = found.attempt.placement.context if found.attempt else None
+def _context_reason(wanted: int, found: Found, card: Card) -> list[str]:
+    taken = found.attempt.placement.context if found.attempt else wanted
     limit = card.context_length
-    if context is None and limit and taken and taken < limit:
+    if limit and taken == wanted < limit:
         return [f"Context {taken} of the card's {limit}, to keep the KV cache small."]
     return []
 

@@ -47,7 +47,8 @@ class Setting:
     offload: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        said = f"{_METHODS[self.quantization]} on a {self.base} base, {self.batch} rows of "
+        rows = "1 row" if self.batch == 1 else f"{self.batch} rows"
+        said = f"{_METHODS[self.quantization]} on a {self.base} base, {rows} of "
         said += f"{self.length} tokens"
         said += ", checkpointed" if self.checkpointing else ""
         if self.devices > 1:

@@ -182,7 +182,7 @@ def _unknown_form(
 ) -> InputError | UnsupportedError:
     others = [
         each
-        for each in engine_facts().values()
+        for each in (engine_facts()[name] for name in automatic_engines())
         if quantization.lower() in {name.lower() for name in known_forms(each, card, found)}
     ]
     if others and facts is not None:

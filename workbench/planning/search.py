@@ -89,9 +89,9 @@ def search(
 def _by_size(
     forms: Sequence[Form], placer: Placer, wanted: Wanted, rules: Rules
 ) -> Iterator[Attempt | None]:
-    """The size alone chose the form; where it does not fit whole, layers go to the CPU."""
+    """The size alone chose the form; a smaller context, then layers on the CPU, make it fit."""
     for form in forms[:1]:
-        yield from _whole([form], placer, wanted, wanted.contexts[:1])
+        yield from _whole([form], placer, wanted, wanted.contexts)
         if not wanted.placed:
             yield placer.partial(form, wanted.context)
 

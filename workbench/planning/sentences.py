@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from workbench.catalog import Card
-from workbench.planning.forms import Form
+from workbench.planning.forms import Form, has_bf16
 from workbench.planning.offload import Attempt
 from workbench.planning.planned import gib
-from workbench.planning.policy import Rules
+from workbench.planning.policy import Rules, rules
 from workbench.planning.room import Room
 from workbench.planning.search import Found, Wanted
 
@@ -58,7 +58,8 @@ def chosen(
         form = found.unknown
         return [] if form is None else [*form.notes, *_of_dtype(form, room.device, room)]
     said = [room.sentence(), _verdict(attempt, card, policy, rules)]
-    said += _of_ceiling(attempt, card, wanted, rules)
+    if policy == "fit":
+        said += _of_ceiling(attempt, card, wanted, rules)
     said += _of_place(attempt, card)
     said += attempt.form.notes
     said += _of_dtype(attempt.form, attempt.device, room)
@@ -120,7 +121,7 @@ def _of_dtype(form: Form, device: str, room: Room) -> list[str]:
         return ["bf16, because MXFP4 computes in nothing else."]
     if device == "cpu" and form.dtype == "fp32":
         return ["fp32, because on a CPU it is exact and rarely slower than bf16."]
-    if device == "cuda" and form.dtype == "fp16" and room.capability is not None:
+    if device == "cuda" and form.dtype == "fp16" and not has_bf16(room, rules()):
         return [f"fp16, because compute capability {room.capability:.1f} has no bf16."]
     return []
 
