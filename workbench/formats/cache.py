@@ -40,6 +40,11 @@ class CacheEntry:
     used: float
 
 
+def used_now(path: Path) -> None:
+    """Note that a file was used, by its access time; when it was written stays known."""
+    os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+
+
 def entries() -> list[CacheEntry]:
     """Return the converted files in the cache, the longest unused first."""
     found = []

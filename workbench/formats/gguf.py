@@ -187,7 +187,7 @@ def _ensure(files: ModelFiles, quantization: str, entry: Path) -> Path:
     """Return the entry's file: the stored float type is converted, all else made from that."""
     final = entry / f"{quantization}.gguf"
     if final.is_file():
-        os.utime(final)
+        cache.used_now(final)
         return final
     source, converted = files.path, False
     if files.kind == "safetensors":
