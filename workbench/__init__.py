@@ -52,9 +52,9 @@ if TYPE_CHECKING:
     from workbench.engines.load import load as load
     from workbench.engines.load import loaded as loaded
     from workbench.errors import WorkbenchError as WorkbenchError
+    from workbench.evaluate.profile import profile as profile
     from workbench.export import export_gguf as export_gguf
     from workbench.export.merge import merge as merge
-    from workbench.evaluate.profile import profile as profile
     from workbench.export.parity import parity as parity
     from workbench.finetune import finetune as finetune
     from workbench.finetune import supervised as supervised

@@ -6,7 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-from workbench.cli.options import AdapterOption, ContextOption, DtypeOption, EngineOption, Model, QuantizationOption, app, show
+from workbench.cli.options import (
+    AdapterOption,
+    ContextOption,
+    DtypeOption,
+    EngineOption,
+    Model,
+    QuantizationOption,
+    app,
+    show,
+)
 
 
 @app.command()
