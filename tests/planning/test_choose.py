@@ -9,6 +9,7 @@ import pytest
 
 import workbench as wb
 from workbench.catalog import Card
+from workbench.paths import shipped
 from workbench.planning import Plan
 from workbench.planning.policy import rules
 
@@ -284,3 +285,10 @@ def test_a_server_is_chosen_by_name_only() -> None:
     assert two.tensor_parallel == 2
     assert two.estimate.weights < 0.6 * one.estimate.weights
     assert two.needs[0].needed_bytes > one.needs[0].needed_bytes  # two runtimes beside the halves
+
+
+def test_a_card_that_only_names_a_folder_is_planned_like_the_folder() -> None:
+    folder = shipped("data", "tiny-chat")
+    told = wb.plan(Card(id="x", path=str(folder), tasks=("chat",)))
+    found = wb.plan(folder)
+    assert (told.quantization, told.dtype, told.context) == ("none", found.dtype, found.context)

@@ -246,7 +246,7 @@ def resolve(model: str | Path | Card) -> Card:
         InputError: The folder or file holds no model.
     """
     if isinstance(model, Card):
-        return model
+        return _with_facts(model)
     text = str(model)
     if not text.strip():
         raise InputError("The model's name is empty.", hint="workbench models lists the cards.")

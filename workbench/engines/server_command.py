@@ -170,7 +170,7 @@ def _beside_others(plan: Plan) -> dict[str, Any]:
     size = cache_bytes(plan)
     if not shares or min(shares) > 0.95 or not size:
         return {}
-    each = math.ceil(size * _SPARE / plan.tensor_parallel)
+    each = math.ceil(size * _SPARE)  # the estimate is of one device
     share = math.floor(min(shares) * 95) / 100
     return {"kv_cache_memory_bytes": each, "gpu_memory_utilization": share}
 
