@@ -130,7 +130,7 @@ class Table:
             return f"<div>{html.escape(str(self))}</div>"
         kinds = [self._kind(name) for name in self.columns]
         head = "".join(
-            f'<td class="{kind}"><b>{html.escape(title)}</b></td>'
+            _cell(f"<b>{html.escape(title)}</b>", kind)
             for title, kind in zip(self.columns.values(), kinds, strict=True)
         )
         body = "".join(self._html_row(row, kinds) for row in self.rows)
@@ -139,11 +139,17 @@ class Table:
 
     def _html_row(self, row: Mapping[str, Any], kinds: Sequence[str]) -> str:
         cells = "".join(
-            f'<td class="{kind}">{_lines(self.text(name, row))}</td>'
+            _cell(_lines(self.text(name, row)), kind)
             for name, kind in zip(self.columns, kinds, strict=True)
         )
         mark = ' class="failed"' if row.get(FAILED) else ""
         return f"<tr{mark}>{cells}</tr>"
+
+
+def _cell(content: str, kind: str) -> str:
+    """Return a cell; text says that it stands at the left, since JupyterLab sets cells right."""
+    placed = content if kind == "number" else f'<div align="left">{content}</div>'
+    return f'<td class="{kind}">{placed}</td>'
 
 
 def width(text: str) -> int:
