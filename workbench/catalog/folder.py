@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from workbench.catalog.card import Card
+from workbench.catalog.copies import copies
 from workbench.catalog.llama_cpp_json import beside, card_values, read_entries
 from workbench.errors import InputError, NotFoundError, WorkbenchError, nearest
 from workbench.paths import outputs, shipped
@@ -97,6 +98,8 @@ def read_folder(
                 bad.append(_same_id(result, first))
             else:
                 found[result.card.id] = result
+    if origin == "shipped":
+        copies().save()
     return found, bad
 
 
@@ -175,9 +178,9 @@ def _read_file(
 
 
 @functools.lru_cache(maxsize=1024)
-def _unchanged(path: Path, _size: int, _modified: int) -> Card:
+def _unchanged(path: Path, size: int, modified: int) -> Card:
     """Return the card of a file that ships, read once for as long as it stays as it is."""
-    return Card.of(read_yaml(path), source=str(path))
+    return Card.of(copies().values(path, size=size, modified=modified), source=str(path))
 
 
 def _missing(folder: Path) -> list[BadCard]:
