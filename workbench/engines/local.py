@@ -133,3 +133,11 @@ class LocalSession(ABC):
             began=began,
             likelihood=self._likelihood if sampling.top_logprobs else None,
         )
+
+
+def shared_beginning(kept: Sequence[int], ids: Sequence[int]) -> int:
+    """Return how many ids at the beginning are the same: what a kept cache may serve again."""
+    for at, (one, other) in enumerate(zip(kept, ids, strict=False)):
+        if one != other:
+            return at
+    return min(len(kept), len(ids))

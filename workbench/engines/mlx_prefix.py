@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from workbench.engines.local import shared_beginning
+
 LEAST_SHARED = 16
 """Tokens that must be shared: below it a reuse saves nothing and changes the rounding."""
 
@@ -48,7 +50,7 @@ class KeptPrompt:
         self.drop()
         if cache is None:
             return None, 0
-        shared = min(_shared(kept, ids), len(ids) - 1)
+        shared = min(shared_beginning(kept, ids), len(ids) - 1)
         if shared < LEAST_SHARED or not _cut(cache, len(kept) - shared):
             return None, 0
         return cache, shared
@@ -61,14 +63,6 @@ class KeptPrompt:
         """Keep nothing from now on, whoever still brings a cache."""
         self._enabled = False
         self.drop()
-
-
-def _shared(kept: Sequence[int], ids: Sequence[int]) -> int:
-    """Return how many ids at the beginning are the same."""
-    for at, (one, other) in enumerate(zip(kept, ids, strict=False)):
-        if one != other:
-            return at
-    return min(len(kept), len(ids))
 
 
 def _cut(cache: list[Any], removed: int) -> bool:

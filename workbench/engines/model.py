@@ -18,6 +18,7 @@ from workbench.engines.death import memory_hint
 from workbench.engines.demand import demanded, demanded_by, require, texts_of
 from workbench.engines.fallback import Failed
 from workbench.engines.memory import Grown, give_back_memory
+from workbench.engines.shown import shown
 from workbench.engines.turn import Turns
 from workbench.engines.unload import Unload, Unloading
 from workbench.errors import (
@@ -377,8 +378,6 @@ class Model:
         return f"<Model {self.label}{', closed' if self.closed else ''}>"
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        import html
-
         rows = [
             ("engine", f"{self.plan.engine}{' in its own process' if self.isolated else ''}"),
             ("device", self.plan.device),
@@ -388,13 +387,7 @@ class Model:
             ("memory", f"{self.loading.rss_bytes / 1e6:+.1f} MB resident after loading"),
             ("powers", "closed" if self.closed else ", ".join(sorted(self.powers))),
         ]
-        plain = "\n".join([self.label, *(f"  {name:10} {value}" for name, value in rows)])
-        cells = "".join(
-            f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>"
-            for name, value in rows
-        )
-        title = f"<div><b>{html.escape(self.label)}</b></div>"
-        return {"text/plain": plain, "text/html": f"{title}<table>{cells}</table>"}
+        return shown(self.label, rows)
 
 
 def _free(session: Session) -> None:

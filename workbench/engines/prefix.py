@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from workbench.engines.local import shared_beginning
+
 LEAST_SHARED = 16
 """Tokens that must be shared: below it a reuse saves nothing and changes the rounding."""
 
@@ -55,7 +57,7 @@ class KeptPrefix:
         self.drop()
         if cache is None:
             return None, 0
-        shared = min(_shared(kept, ids), len(ids) - 1)
+        shared = min(shared_beginning(kept, ids), len(ids) - 1)
         if shared < LEAST_SHARED or not self._in_border(max(len(kept), len(ids))):
             return None, 0
         if shared < len(kept) and not _crop(cache, len(kept) - shared):
@@ -73,14 +75,6 @@ class KeptPrefix:
 
     def _in_border(self, length: int) -> bool:
         return self._border is None or length <= self._border
-
-
-def _shared(kept: Sequence[int], ids: Sequence[int]) -> int:
-    """Return how many ids at the beginning are the same."""
-    for at, (one, other) in enumerate(zip(kept, ids, strict=False)):
-        if one != other:
-            return at
-    return min(len(kept), len(ids))
 
 
 def _layers(cache: Any) -> list[Any] | None:
