@@ -14,55 +14,18 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
+
+from random_model import model_for, named
 
 import workbench as wb
 from workbench.engines.model import Model
 from workbench.machine import machine
 from workbench.messages import Sampling
 
-SHAPES: dict[str, dict[str, int]] = {
-    "Qwen2.5-0.5B": {
-        "hidden_size": 896,
-        "intermediate_size": 4864,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 14,
-        "num_key_value_heads": 2,
-    },
-    "a tenth of it": {
-        "hidden_size": 448,
-        "intermediate_size": 2432,
-        "num_hidden_layers": 10,
-        "num_attention_heads": 7,
-        "num_key_value_heads": 1,
-    },
-}
 TALK = "The station clock showed nine when the last train came in, and the rain had stopped. "
 REPLY_TOKENS = 8
-
-
-def write_model(shape: dict[str, int], folder: Path) -> Path:
-    """Write a random Qwen2 model with the embedded model's tokenizer and template."""
-    import torch
-    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
-
-    files = wb.plan("tiny-chat", engine="transformers").files
-    assert files is not None
-    tokenizer = AutoTokenizer.from_pretrained(str(files.path))
-    tokenizer.save_pretrained(str(folder))
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        max_position_embeddings=4096,
-        tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id,
-        **shape,
-    )
-    Qwen2ForCausalLM(config).save_pretrained(str(folder))
-    return folder
 
 
 def history(model: Model, tokens: int) -> list[dict[str, str]]:
@@ -118,16 +81,17 @@ def main() -> None:
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
-    name = list(SHAPES)[int(given.small)]
-    with tempfile.TemporaryDirectory() as folder:
-        path = write_model(SHAPES[name], Path(folder) / "random")
-        settings: dict[str, Any] = {"context": 4096, "dtype": "fp32", "threads": given.threads}
-        with wb.load(path, engine="transformers", **settings) as model:
-            kept, plain = measure(model, given.history, given.rounds)
+    shape = "0.05B" if given.small else "0.5B"
+    settings: dict[str, Any] = {"context": 4096, "dtype": "fp32", "threads": given.threads}
+    with (
+        model_for(shape, dtype="float32") as path,
+        wb.load(path, engine="transformers", **settings) as model,
+    ):
+        kept, plain = measure(model, given.history, given.rounds)
     ratio = statistics.median(his / mine for mine, his in zip(kept, plain, strict=True))
     print(f"Machine: {machine().summary()}.")
     print(
-        f"Random weights in the shape of {name}, fp32, {given.threads} thread(s), a history of "
+        f"{named(shape)}, fp32, {given.threads} thread(s), a history of "
         f"{given.history} tokens, {given.rounds} conversations."
     )
     print(

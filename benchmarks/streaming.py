@@ -1,6 +1,9 @@
 """Streaming through a Model against the same library used directly, side by side in one run.
 
     python benchmarks/streaming.py [--rounds 15] [--tokens 200] [--threads 1] [--engines mlx]
+                                   [--shape 0.5B]
+
+With --shape the weights are random, in the shape of that Qwen2.5, and lie in a temporary folder.
 
 Each round streams the same prompt once by each way, in turns; end tokens are ignored by all, so
 that every way decodes the same number of tokens, and they must be the same tokens. Measured is the
@@ -20,6 +23,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from random_model import add_shape, gguf_of, model_for, named
+
 import workbench as wb
 from workbench.engines.model import Model
 from workbench.machine import machine
@@ -27,6 +32,7 @@ from workbench.messages import Sampling
 
 QUESTION = "Tell me a story."
 WARM_UP = 2
+CONTEXT = 2048
 CONTROL = re.compile(r"<\|\w+\|>")
 """Control tokens, which mlx-lm writes out after the end of a reply, and we do not."""
 Way = Callable[[], Iterator[str]]
@@ -140,11 +146,12 @@ def compare(ways: dict[str, Way], *, rounds: int, tokens: int) -> list[list[str]
         texts = set()
         for name in names[number % len(names) :] + names[: number % len(names)]:
             per_token, first, text = measured(ways[name], tokens)
-            texts.add(CONTROL.sub("", text))
+            texts.add(CONTROL.sub("", text).strip())  # mlx-lm trims the first blank
             if number >= WARM_UP:
                 found[name].append((per_token, first))
         if len(texts) != 1:
-            sys.exit(f"the ways gave {len(texts)} different texts: nothing is comparable")
+            shown = "; ".join(repr(text[:120]) for text in texts)
+            sys.exit(f"the ways gave {len(texts)} different texts, nothing is comparable: {shown}")
     plain = found[names[0]]
     rows = []
     for name in names:
@@ -169,18 +176,10 @@ def table(rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="tiny-chat")
-    parser.add_argument("--quantization", default="F16", help="of the GGUF")
-    parser.add_argument("--dtype", default="fp32", help="of the transformers model")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--tokens", type=int, default=200)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--engines", nargs="+", default=["llama.cpp", "transformers", "mlx"])
-    given = parser.parse_args()
+def measure(given: argparse.Namespace, model: str) -> list[list[str]]:
+    """Compare the ways of each engine that is asked for."""
     tokens = given.tokens
-    llama = {"engine": "llama.cpp", "quantization": given.quantization, "threads": given.threads}
+    llama = {"engine": "llama.cpp", "threads": given.threads, "context": CONTEXT}
     torch = {"engine": "transformers", "dtype": given.dtype, "threads": given.threads}
     for settings in (llama, torch):  # the raw libraries compute each prompt anew
         settings["prefix_reuse"] = False
@@ -189,9 +188,13 @@ def main() -> None:
     for engine, settings in (("llama.cpp", llama), ("transformers", torch), ("mlx", mlx)):
         if engine not in given.engines:
             continue
+        source = model
+        if engine == "llama.cpp":
+            source, form = gguf_of(model, given.quantization)
+            settings |= form
         with (
-            wb.load(given.model, **settings) as here,
-            wb.load(given.model, isolate=True, **settings) as there,
+            wb.load(source, **settings) as here,
+            wb.load(source, isolate=True, **settings) as there,
         ):
             name, way = raw_way(engine, here, tokens)
             ways: dict[str, Way] = {
@@ -202,6 +205,22 @@ def main() -> None:
                 ),
             }
             rows += compare(ways, rounds=given.rounds, tokens=tokens)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="tiny-chat")
+    parser.add_argument("--quantization", default="F16", help="of the GGUF")
+    parser.add_argument("--dtype", default="fp32", help="of the transformers model")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--tokens", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=1)
+    add_shape(parser)
+    parser.add_argument("--engines", nargs="+", default=["llama.cpp", "transformers", "mlx"])
+    given = parser.parse_args()
+    with model_for(given.shape) as folder:
+        rows = measure(given, given.model if given.shape is None else folder)
     print(table(rows))
     this = machine()
     versions = ", ".join(
@@ -210,8 +229,9 @@ def main() -> None:
         if name in this.versions
     )
     print(f"\nMachine: {this.summary()}; Python {this.python}, {versions}.")
+    what = named(given.shape) if given.shape else given.model
     print(
-        f"{given.model}: GGUF {given.quantization} and {given.dtype}, {tokens} tokens, "
+        f"{what}: GGUF {given.quantization} and {given.dtype}, {given.tokens} tokens, "
         f"{given.threads} thread(s), medians of {given.rounds} rounds in turns."
     )
     print(f"Command: `python {' '.join(sys.argv)}`")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import subprocess
 import sys
 import warnings
+from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -177,14 +180,111 @@ def test_a_table_is_aligned_also_with_wide_characters() -> None:
 
 def test_a_table_uses_tags_that_survive() -> None:
     text = Table(ROWS, caption="Forms <1>").html()
-    import re
-
     assert set(re.findall(r"</?(\w+)", text)) == {"div", "b", "table", "tr", "td"}
     assert "Forms &lt;1&gt;" in text
     assert '<tr class="failed"><td class="text"><div align="left">nf4</div></td>' in text
     assert '<td class="text long">' in Table([{"said": "a" * 40}]).html()
     assert "out of &lt;memory&gt;" in text
     assert "style=" not in text
+
+
+class Seen(HTMLParser):
+    """The text of every cell of a table, and all other text of a page that is seen."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.cells: list[str] = []
+        self.rest, self._open = "", [""]
+        self.feed(page[page.index("<body") :])
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("td", "th"):
+            self.cells.append("")
+        if tag in ("td", "th", "script", "style"):
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == self._open[-1]:
+            self._open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if self._open[-1] in ("td", "th"):
+            self.cells[-1] += data
+        elif not self._open[-1]:
+            self.rest += data
+
+    @property
+    def words(self) -> list[str]:
+        return self.rest.split()
+
+
+DISPLAYED = """
+import workbench as wb
+from workbench.figures import Table, bar
+rows = [{"form": "fp32", "n": 12345}, {"form": "日本語\\n<b>", "failed": "out of <memory>"}]
+wb.show(Table(rows, caption="Forms <1>"), {"name": 2}, bar({"a": 1, "b": count}, title="Bars"))
+wb.show(wb.engines(), wb.machine())
+"""
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of a notebook that displays tables and a figure."""
+    import nbformat
+
+    from workbench.runs import run
+
+    folder = tmp_path_factory.mktemp("displayed")
+    cells = [nbformat.v4.new_code_cell(source) for source in ("count = 2  # of bars", DISPLAYED)]
+    cells[0].metadata["tags"] = ["parameters"]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "displayed.ipynb")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORKBENCH_HOME", str(folder))
+        return run(folder / "displayed.ipynb", progress=False).folder
+
+
+def exported(folder: Path, **settings: Any) -> Seen:
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    book = nbformat.read(folder / "notebook.ipynb", as_version=4)
+    return Seen(HTMLExporter(**settings).from_notebook_node(book)[0])
+
+
+def test_nbconvert_with_our_cleaner_shows_tables_as_they_are(executed: Path) -> None:
+    ours = {"clean_html": "workbench.runs.untrusted.clean_html"}
+    plain, cleaned = exported(executed), exported(executed, sanitize_html=True, filters=ours)
+    assert cleaned.cells == plain.cells
+    assert cleaned.words == plain.words
+    assert "out of <memory>" in cleaned.cells
+    assert "日本語<b>" in cleaned.cells  # two lines are two divs
+    assert [cell for cell in cleaned.cells if cell.startswith("torch")]
+
+
+def test_nbconverts_own_sanitiser_shows_one_tag_that_its_parser_adds(executed: Path) -> None:
+    plain, sanitised = exported(executed), exported(executed, sanitize_html=True)
+    assert sanitised.cells == plain.cells
+    added = ("<tbody>", "</tbody>")
+    assert re.sub("|".join(added), " ", sanitised.rest).split() == plain.words
+    assert [sanitised.rest.count(tag) for tag in added] == [4, 4]  # one of each of the four tables
+
+
+def test_the_report_has_the_cells_of_the_tables(executed: Path) -> None:
+    report = Seen((executed / "report.html").read_text(encoding="utf-8"))
+    wanted = exported(executed).cells
+    at = report.cells.index(wanted[0])
+    assert report.cells[at : at + len(wanted)] == wanted
+    assert "<tbody>" not in report.rest
+
+
+def test_a_figure_of_a_run_has_a_picture_and_no_html(executed: Path) -> None:
+    import nbformat
+
+    book = nbformat.read(executed / "notebook.ipynb", as_version=4)
+    bundles = [set(out.data) for out in book.cells[-1].outputs if "data" in out]
+    drawn = [bundle for bundle in bundles if "application/vnd.plotly.v1+json" in bundle]
+    assert drawn == [{"application/vnd.plotly.v1+json", "image/png", "text/plain"}]
 
 
 def test_columns_and_formats() -> None:

@@ -111,3 +111,13 @@ def test_sampling_survives_and_refuses_two_constraints() -> None:
         Sampling(schema={"type": "object"}, grammar="root ::= [a-z]+")
     with pytest.raises(InputError, match="top_logprobs"):
         Sampling(top_logprobs=-1)
+
+
+def test_a_reply_is_shown_as_text_that_the_sanitiser_leaves_alone() -> None:
+    from nbconvert.filters.strings import clean_html
+
+    reply = Reply(text="<script>x</script>\n\n2 < 3", thinking="hm", finish_reason="stop")
+    shown = reply._repr_mimebundle_()["text/html"]
+    assert "&lt;script&gt;x&lt;/script&gt;" in shown
+    assert "<div>2 &lt; 3</div>" in shown
+    assert str(clean_html(shown)).replace("\xa0", "&#160;") == shown

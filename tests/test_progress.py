@@ -223,3 +223,69 @@ def test_notes_go_to_the_run_and_nowhere_else(
     assert (tmp_path / notebook.NOTES).read_text("utf-8") == (
         '{"kind": "number", "name": "猫", "value": 1}\n'
     )
+
+
+def test_patient_work_that_is_short_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = """
+from workbench.progress import progress
+with progress("Loading", patience=60) as bar:
+    bar.update(note="soon")
+    with progress("weights", total=3) as inner:
+        inner.advance()
+try:
+    with progress("Loading", patience=60):
+        raise ValueError
+except ValueError:
+    pass
+"""
+    assert execute(source, tmp_path, live=True) == []
+    with pytest.raises(ValueError, match="no"), progress("Loading", patience=60):
+        raise ValueError("no")
+    assert capsys.readouterr().err == ""
+
+
+def test_patient_work_that_cannot_say_how_far_it_is_shows_its_clock(tmp_path: Path) -> None:
+    source = """
+import time
+from workbench import notebook
+from workbench.progress import progress
+with progress("Loading", patience=0.05):
+    until = time.monotonic() + 20
+    while not (notebook.run_folder() / ".progress").exists() and time.monotonic() < until:
+        time.sleep(0.01)
+"""
+    (output,) = execute(source, tmp_path, live=True)
+    assert output["data"]["text/plain"].startswith("Loading: ")
+
+
+def test_the_bars_of_others_are_silent_within_a_block_and_as_before_after_it() -> None:
+    source = """
+import threading
+import datasets.utils, transformers.utils.logging as models
+import huggingface_hub.utils as hub
+from workbench.progress import others_silent
+def state():
+    return (models.is_progress_bar_enabled(), not datasets.utils.are_progress_bars_disabled(),
+            not hub.are_progress_bars_disabled(), not hub.are_progress_bars_disabled("mine"))
+hub.disable_progress_bars("mine")
+assert state() == (True, True, True, False), state()
+inside, leave = threading.Event(), threading.Event()
+def other():
+    with others_silent():
+        inside.set(); leave.wait(20)
+thread = threading.Thread(target=other)
+with others_silent():
+    assert state() == (False, False, False, False), state()
+    thread.start(); inside.wait(20)
+assert state() == (False, False, False, False), "the other thread is still at work"
+leave.set(); thread.join()
+assert state() == (True, True, True, False), state()
+models.disable_progress_bar()
+with others_silent(): pass
+assert state()[0] is False
+print("fine")
+"""
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("fine\n", 0), done.stderr

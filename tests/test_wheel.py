@@ -14,6 +14,7 @@ import json, workbench as wb
 from workbench.catalog import locate, resolve
 from workbench.catalog.capabilities import engine_facts
 from workbench.paths import checkout, home, shipped
+from workbench.widgets.assets import script, style
 files = locate(resolve("tiny-chat"))
 print(json.dumps({
     "package": wb.__file__,
@@ -23,6 +24,8 @@ print(json.dumps({
     "engines": list(engine_facts()),
     "weights": [str(path) for path in files.weights],
     "notebooks": sorted(path.name for path in shipped("notebooks").glob("*.ipynb")),
+    "widgets": {name: len(script(name)) * len(style(name)) for name in ("chat", "arena", "curves")},
+    "shown": sorted(wb.engines()["transformers"].shown),
     "prompts": len(list(shipped("data", "prompts").glob("*.jsonl"))),
 }))
 """
@@ -60,4 +63,6 @@ def test_wheel_in_an_empty_folder(tmp_path: Path) -> None:
     assert {"transformers", "llama.cpp", "scripted"} <= set(found["engines"])
     assert all(path.startswith(str(site)) for path in found["weights"])
     assert len(found["notebooks"]) == len(list((ROOT / "notebooks").glob("*.ipynb"))) > 0
+    assert all(found["widgets"].values())
+    assert "tokenize" in found["shown"]
     assert found["prompts"] == len(list((ROOT / "data" / "prompts").glob("*.jsonl"))) > 0

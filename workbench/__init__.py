@@ -26,12 +26,15 @@ _FACE = {
     "load": "workbench.engines",
     "loaded": "workbench.engines",
     "compare": "workbench.compare",
+    "chats": "workbench.chats",
+    "replay": "workbench.chats.replay",
     "doctor": "workbench.doctor",
-    "finetune": "workbench.finetune",
+    "finetune": "workbench.widgets.curves",  # with live curves; the work is workbench.finetune's
+    "curves": "workbench.widgets.curves",
     "merge": "workbench.export",
     "export_gguf": "workbench.export",
     "parity": "workbench.export",
-    "profile": "workbench.evaluate.profile",
+    "profile": "workbench.widgets.curves",  # with a live curve, as finetune
     "receipts": "workbench.receipts",
     "run": "workbench.runs",
     "runs": "workbench.runs",
@@ -40,12 +43,16 @@ _FACE = {
     "supervised": "workbench.finetune",
     "number": "workbench.runs",
     "show": "workbench.figures",
+    "chat": "workbench.widgets.chat",
+    "arena": "workbench.widgets.arena",
 }
 """Public name -> module that has it; a room may bear the same name as its word."""
 
 __all__ = ["__version__", *sorted(_FACE)]  # noqa: PLE0604
 
 if TYPE_CHECKING:
+    from workbench.chats import chats as chats
+    from workbench.chats.replay import replay as replay
     from workbench.compare import compare as compare
     from workbench.doctor import doctor as doctor
     from workbench.engines import engines as engines
@@ -72,6 +79,9 @@ if TYPE_CHECKING:
     from workbench.runs import number as number
     from workbench.runs import run as run
     from workbench.runs import runs as runs
+    from workbench.widgets.arena import arena as arena
+    from workbench.widgets.chat import chat as chat
+    from workbench.widgets.curves import curves as curves
 
 
 def __getattr__(name: str) -> Any:

@@ -59,7 +59,7 @@ class Display:
     def __init__(self) -> None:
         self._handle: Any | None = None
 
-    def show(self, bundle: Mapping[str, str]) -> None:
+    def show(self, bundle: Mapping[str, Any]) -> None:
         """Display the MIME bundle: the first call opens the output, later ones replace it."""
         if not in_kernel():
             return

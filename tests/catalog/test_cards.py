@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from workbench.catalog import Card, catalog, locate, resolve
+from workbench.catalog.card import DefaultSampling
 from workbench.catalog.card_text import card_text
+from workbench.messages import Sampling
 from workbench.paths import shipped
 from workbench.settings import parse_yaml
 
@@ -166,3 +168,16 @@ def test_the_embedded_card_agrees_with_its_files() -> None:
         header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
     header.pop("__metadata__", None)
     assert sum(math.prod(t["shape"]) for t in header.values()) == card.architecture.parameters
+
+
+def test_recommended_sampling_is_there_to_be_handed_over_and_greedy_where_none_is_known() -> None:
+    qwen = CARDS["qwen3-8b"]
+    plain, thinking = qwen.recommended_sampling(), qwen.recommended_sampling(thinking=True)
+    assert (plain.temperature, plain.top_p, plain.top_k) == (0.7, 0.8, 20)
+    assert (thinking.temperature, thinking.top_p, thinking.top_k) == (0.6, 0.95, 20)
+    assert Card(id="bare").recommended_sampling(thinking=True) == Sampling()
+    cuts = Card(id="cuts", sampling=DefaultSampling(top_p=0.9)).recommended_sampling()
+    assert (cuts.temperature, cuts.top_p) == (1.0, 0.9), "cuts mean nothing for greedy decoding"
+    greedy = Card(id="greedy", sampling=DefaultSampling(temperature=0, max_tokens=9))
+    assert greedy.recommended_sampling() == Sampling(max_tokens=9)
+    assert all(card.recommended_sampling(thinking=True).max_tokens > 0 for card in CARDS.values())

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import os
 import random
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,23 +28,13 @@ from workbench.catalog.header import (
 )
 from workbench.errors import FormatError
 from workbench.formats import ensure_gguf
-from workbench.formats.converter import converter
 from workbench.paths import shipped
 
 
 @pytest.fixture(scope="session")
-def f32(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The embedded model as a GGUF file of 32 bits, converted once."""
-    folder = tmp_path_factory.mktemp("cache")
-    (folder / "llama.cpp").symlink_to(converter().folder.parent)
-    before = os.environ.get("WORKBENCH_CACHE")
-    os.environ["WORKBENCH_CACHE"] = str(folder)
-    try:
-        yield ensure_gguf(locate(resolve("tiny-chat")), "F32")
-    finally:
-        del os.environ["WORKBENCH_CACHE"]
-        if before is not None:
-            os.environ["WORKBENCH_CACHE"] = before
+def f32(f16: Path) -> Path:
+    """The embedded model as a GGUF file of 32 bits, made once, beside that of 16 bits."""
+    return ensure_gguf(locate(resolve("tiny-chat")), "F32")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from workbench.catalog.prune import prune
 from workbench.catalog.source import find_local, form_of, kind_to_fetch
 from workbench.errors import DownloadError, NotFoundError, UnsupportedError
 from workbench.formats.gguf import ensure_gguf
-from workbench.paths import shipped
+from workbench.paths import cache, shipped
 from workbench.receipts import receipts
 
 NAME = "owner/tiny"
@@ -54,8 +55,13 @@ def test_a_plan_downloads_nothing_and_a_load_does(fake_hub: FakeHub) -> None:
     assert len(fake_hub.requests) == before
 
 
-def test_a_ready_gguf_is_downloaded_and_loaded_by_llama_cpp(fake_hub: FakeHub) -> None:
+def test_a_ready_gguf_is_downloaded_and_loaded_by_llama_cpp(fake_hub: FakeHub, f16: Path) -> None:
+    kept = cache("gguf", f16.parent.name)
+    kept.mkdir()
+    for name in (f16.name, "about.json"):
+        shutil.copy(f16.with_name(name), kept)
     file = ensure_gguf(locate(wb.catalog()["tiny-chat"]), "F16")
+    assert file == kept / f16.name
     (row,) = [each for each in downloaded() if each.store == "converted"]
     assert (row.path, row.repository, row.form) == (file, "tiny-chat", "gguf F16")
     fake_hub.add("owner/tiny-GGUF", {"tiny-F16.gguf": file.read_bytes()})

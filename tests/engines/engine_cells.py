@@ -22,6 +22,12 @@ def count(to: int, progress: Callable[[Any], None]) -> int:
     return to
 
 
+def count_slowly(to: int, progress: Callable[[Any], None]) -> None:
+    for number in range(to):
+        time.sleep(0.02)
+        progress(number)
+
+
 def refuse() -> None:
     raise FormatError("the file is sour", hint="Sweeten it.")
 

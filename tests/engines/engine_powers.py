@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from workbench.engines import registry
-from workbench.engines.base import Power
+from workbench.engines.base import Power, Stopped, never
 from workbench.messages import Likelihood, Message, Piece, Reply, Sampling, ToolCall, Usage
 from workbench.planning import Plan
 
@@ -38,6 +38,7 @@ class PowersSession:
     def __init__(self, plan: Plan) -> None:
         self.powers = frozenset(Power)
         self.context = plan.context
+        self.template = "{{ messages }} 猫"
         self.adapter: Path | None = None
         self.awake = True
         self.together = threading.Barrier(int(plan.options.get("together", 1)))
@@ -77,7 +78,13 @@ class PowersSession:
             yield Piece(text=f"{part},", token_id=index)
         yield Piece(finish_reason="stop")
 
-    def ask_many(self, many: Sequence[Sequence[Message]], sampling: Sampling) -> list[Reply]:
+    def ask_many(
+        self, many: Sequence[Sequence[Message]], sampling: Sampling, stopped: Stopped = never
+    ) -> list[Reply]:
+        if many[0][-1].content == "for ever":
+            while not stopped():
+                time.sleep(0.005)
+            return [Reply(text="so far", finish_reason="cancelled") for _ in many]
         return [Reply.joined(self.stream(turns, sampling)) for turns in many]
 
     def embed(self, texts: Sequence[str], normalize: bool) -> Any:

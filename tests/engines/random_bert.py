@@ -21,8 +21,14 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def save_bert(folder: Path, *, pooling: str = "mean") -> Any:
-    """Write a random BERT with a WordPiece tokenizer and return the model and its tokenizer."""
+def save_bert(folder: Path, *, pooling: str = "mean", **shape: int) -> Any:
+    """Write a random BERT with a WordPiece tokenizer and return the model and its tokenizer.
+
+    Args:
+        folder: Where to.
+        pooling: How the folder says that vectors are pooled.
+        shape: Settings that are not those of ``SETTINGS``.
+    """
     import torch
     from tokenizers import Tokenizer
     from tokenizers.models import WordPiece
@@ -44,7 +50,7 @@ def save_bert(folder: Path, *, pooling: str = "mean") -> Any:
     )  # fmt: skip
     tokenizer = BertTokenizerFast(tokenizer_object=plain, vocab=ids)
     torch.manual_seed(0)
-    model = BertModel(BertConfig(vocab_size=len(words), **SETTINGS)).float().eval()
+    model = BertModel(BertConfig(vocab_size=len(words), **{**SETTINGS, **shape})).float().eval()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(words) + "\n")
@@ -58,7 +64,7 @@ def save_bert(folder: Path, *, pooling: str = "mean") -> Any:
     return model, tokenizer
 
 
-def save_reranker(folder: Path) -> Any:
+def save_reranker(folder: Path, **shape: int) -> Any:
     """Write a random RoBERTa that judges pairs, with the embedded tokenizer; return the model."""
     import torch
     from random_models import VOCABULARY, tokenizer
@@ -68,7 +74,7 @@ def save_reranker(folder: Path) -> Any:
     more = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "num_labels": 1}
     config = RobertaConfig(
         vocab_size=VOCABULARY, type_vocab_size=1,
-        **{**SETTINGS, **more, "max_position_embeddings": 131},
+        **{**SETTINGS, **more, "max_position_embeddings": 131, **shape},
     )  # fmt: skip
     model = RobertaForSequenceClassification(config).float().eval()
     model.save_pretrained(folder)

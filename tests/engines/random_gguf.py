@@ -12,9 +12,15 @@ from workbench.formats.gguf import convert
 
 
 def random_gguf(family: str, folder: Path) -> Path:
-    """Return a random model of the family as a GGUF of 32 bits, with the embedded tokenizer."""
+    """Return a random model of the family as a GGUF of 32 bits, with the embedded tokenizer.
+
+    Args:
+        family: As ``random_models`` knows it, or ``mamba``.
+        folder: Where to write.
+    """
     source = folder / f"{family}-source"
-    (mamba() if family == "mamba" else random_model(family)).save_pretrained(source)
+    model = mamba() if family == "mamba" else random_model(family)
+    model.save_pretrained(source)
     tokenizer().save_pretrained(source)
     return convert(locate(resolve(source)), folder / f"{family}.gguf", dtype="F32", name=family)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -13,11 +14,12 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
-from engine_models import SCRIPT, open_model
+from engine_models import REAL, SCRIPT, open_model
 
 from workbench.engines import child
 from workbench.engines.model import Model
@@ -76,6 +78,35 @@ def test_progress_arrives_in_order() -> None:
     assert seen == [{"done": number} for number in range(50)]
 
 
+def test_progress_does_not_put_off_the_end_of_the_time() -> None:
+    before = children()
+    with pytest.raises(EngineError, match="did not finish within"):
+        child.call("engine_cells:count_slowly", {"to": 6000}, timeout=3, progress=lambda _: None)
+    assert children() == before
+
+
+def test_a_frame_that_is_interrupted_is_still_whole() -> None:
+    ours, theirs = socket.socketpair()
+    one, other = Wire(ours), Wire(theirs)
+    found: list[Any] = []
+
+    def read() -> None:
+        select.select([theirs], [], [])  # it is begun; a socket holds far less than the frame
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+        found.extend(other.receive(60) for _ in range(2))
+
+    reader = threading.Thread(target=read)
+    with ours, theirs:
+        reader.start()
+        with pytest.raises(KeyboardInterrupt):
+            one.send({"long": "y" * 5_000_000})
+            time.sleep(60)
+        one.send({"next": 1})
+        reader.join(60)
+    assert [len(found[0]["long"]), found[1]] == [5_000_000, {"next": 1}]
+
+
 def test_errors_keep_their_type_and_hint() -> None:
     with pytest.raises(FormatError, match="sour") as ours:
         child.call("engine_cells:refuse")
@@ -106,9 +137,15 @@ def test_a_death_is_told_with_its_cause_and_last_words(how: str, cause: str) -> 
 
 
 def test_a_function_that_takes_too_long_is_ended() -> None:
+    before = children()
     with pytest.raises(EngineError, match=r"within 1 seconds"):
         child.call("engine_cells:sleep", {"seconds": 600}, timeout=1)
-    assert not [process for process in psutil.Process().children() if is_child(process)]
+    assert children() <= before
+
+
+def children() -> set[psutil.Process]:
+    """This process's children that hold an engine; other tests keep models open in some."""
+    return {process for process in psutil.Process().children() if is_child(process)}
 
 
 def is_child(process: psutil.Process) -> bool:
@@ -208,9 +245,10 @@ def test_a_failed_load_in_a_child_is_told_and_leaves_none(f32: Path, tmp_path: P
     broken.write_bytes(data)
     import workbench as wb
 
+    before = children()
     with pytest.raises((EngineError, FormatError)):
         wb.load(broken, isolate=True, threads=1)
-    assert not [process for process in psutil.Process().children() if is_child(process)]
+    assert children() <= before
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
@@ -327,6 +365,14 @@ def test_large_tables_pass_exactly(opened: Callable[..., Model]) -> None:
     np.testing.assert_array_equal(found, expected)
     assert found.flags.writeable
     np.testing.assert_array_equal(there.score(ids[:5]), here.score(ids[:5]))
+
+
+@pytest.mark.parametrize("engine", list(REAL))
+def test_the_template_and_the_powers_pass(engine: str, opened: Callable[..., Model]) -> None:
+    here, there = opened(engine, False), opened(engine, True)
+    assert "<|im_start|>" in here.template
+    assert there.template == here.template
+    assert there.powers == here.powers
 
 
 def test_errors_in_the_child_have_their_numbers(opened: Callable[..., Model]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -27,7 +28,11 @@ DEADLY = [
 
 
 @pytest.mark.parametrize(
-    ("asked", "words"), [("Abort.", ["SIGABRT"]), ("Kill.", ["SIGKILL", "probably for memory"])]
+    ("asked", "words"),
+    [
+        ("Abort.", ["SIGABRT", "error: Aborted | File ", "scripted.py"]),
+        ("Kill.", ["SIGKILL", "probably for memory"]),
+    ],
 )
 def test_a_death_in_a_reply_is_one_error_and_the_model_loads_again(
     asked: str, words: list[str]
@@ -44,6 +49,7 @@ def test_a_death_in_a_reply_is_one_error_and_the_model_loads_again(
     with pytest.raises(ChildDiedError) as again:
         model.ask("x")
     assert str(again.value) == str(caught.value)
+    assert re.search(r"0\.0 MB +its process, which has ended", repr(wb.loaded()))
     found = model.close()
     assert found is not None
     assert found.freed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import engine_powers
 import numpy as np
 import pytest
 
+import workbench as wb
 from workbench.catalog import Card
 from workbench.engines import plain
 from workbench.engines.base import Loading, Power
@@ -56,6 +58,19 @@ def test_a_request_and_its_reply_pass_whole(model: Model) -> None:
     assert (many.text, many.tool_calls, many.logprobs) != ("", (), ())
     assert model.powers == frozenset(Power)
     assert model._open_session.context == 99
+    assert model.template == "{{ messages }} 猫"
+
+
+def test_a_batch_that_is_stopped_answers_with_what_it_has(model: Model) -> None:
+    found: list[wb.Reply] = []
+    thread = threading.Thread(target=lambda: found.extend(model.ask_many(["for ever", "x"])))
+    thread.start()
+    while not model._turns._active and thread.is_alive():
+        time.sleep(0.001)
+    model.stop()
+    thread.join(60)
+    assert [(reply.text, reply.finish_reason) for reply in found] == [("so far", "cancelled")] * 2
+    assert json.loads(model.ask("x").text)["awake"] is True
 
 
 def test_vectors_and_relevance_pass(model: Model) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from random_models import tiny_chat
 
 from workbench.catalog import Card
 from workbench.engines import llama_cpp_adapter
+from workbench.engines.base import Power
 from workbench.engines.llama_cpp_adapter import lora_file
 from workbench.engines.model import Model
 from workbench.errors import FormatError, InputError, UnsupportedError
@@ -62,8 +64,9 @@ def table(model: Model) -> Any:
 
 
 @pytest.mark.parametrize("name", ["plain", "ranked"])
+@pytest.mark.slow
 def test_an_adapter_equals_transformers_with_peft(
-    name: str, model: Model, adapters: dict[str, Path]
+    name: str, model: Model, adapters: dict[str, Path], shows: Callable[..., None]
 ) -> None:
     """rsLoRA and patterns of ranks and alphas too, which the converter alone gets wrong."""
     base = table(model)
@@ -75,6 +78,7 @@ def test_an_adapter_equals_transformers_with_peft(
     assert np.abs(found - base).max() > 0.5
     np.testing.assert_allclose(found, expected, atol=2e-2)
     assert model.ask(STORY, max_tokens=20).token_ids == said
+    shows(model, Power.ADAPTERS)
 
 
 def test_adapters_are_switched_without_loading_again(
@@ -94,6 +98,22 @@ def test_adapters_are_switched_without_loading_again(
         assert model.ask(STORY, max_tokens=16).token_ids == expected[folder]
     model.use_adapter(lora_file(plain, model.card))  # the GGUF itself
     assert model.ask(STORY, max_tokens=16).token_ids == expected[plain]
+    model.use_adapter(None)
+
+
+def test_a_file_that_was_written_again_is_read_again(
+    model: Model, adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    own, said = tmp_path / "own.gguf", []
+    for number, folder in enumerate(adapters.values()):
+        shutil.copyfile(lora_file(folder, model.card), own)
+        os.utime(own, (number, number))
+        model.use_adapter(own)
+        found = model.ask(STORY, max_tokens=16).token_ids
+        model.use_adapter(folder)
+        assert model.ask(STORY, max_tokens=16).token_ids == found
+        said.append(found)
+    assert said[0] != said[1]
     model.use_adapter(None)
 
 

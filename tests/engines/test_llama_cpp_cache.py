@@ -157,3 +157,16 @@ def test_where_the_cache_cannot_be_cut_all_is_computed_anew(
         assert found == [answers(plain, ids) for ids in prompts]
     goes_on = [0, len(prompts[1]) - 3, 0, 21]
     assert reused == ([0] * 4 if family == "mamba" else goes_on)
+
+
+def test_counting_what_is_loaded_leaves_the_reuse_alone(
+    models: tuple[Model, Model], fed: list[int]
+) -> None:
+    kept, _ = models
+    kept.ask(STORY, max_tokens=2)
+    assert "tiny-chat" in repr(wb.loaded())
+    kept.ask(STORY, max_tokens=2)
+    assert fed[1] > 0
+    assert kept.raw is not None  # whoever has it may write into the cache
+    kept.ask(STORY, max_tokens=2)
+    assert fed[2] == 0

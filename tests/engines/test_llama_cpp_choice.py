@@ -13,7 +13,8 @@ import pytest
 
 from workbench.engines.llama_cpp_grammar import from_schema
 from workbench.engines.model import Model
-from workbench.errors import InputError
+from workbench.errors import EngineError, InputError
+from workbench.messages import Sampling
 
 SUM = "What is 3 + 4?"
 HOT = {"temperature": 1.5, "top_p": 0.9, "repetition_penalty": 1.3, "seed": 5}
@@ -143,6 +144,17 @@ def test_a_reply_cut_by_max_tokens_says_so(model: Model) -> None:
         ({"type": "array", "items": {}, "maxItems": 10**9}, "maxItems"),
         ({"anyOf": [{"type": "null"}], "properties": {"a": {}}}, "beside properties"),
         ({"type": "string", "default": {1, 2}}, "plain JSON"),
+        ({"enum": [float("nan")]}, "plain JSON"),
+        ({"const": "\ud800"}, "plain JSON"),
+        ({"type": "string", "pattern": "^a|b$"}, "in some of its ways only"),
+        ({"type": "string", "pattern": "^[ -~]+$"}, "cannot hold the pattern"),
+        ({"type": "string", "pattern": "^[A-z]+$"}, "cannot hold the pattern"),
+        ({"type": "string", "minLength": 5, "maxLength": 2}, "above its maxLength"),
+        ({"type": "array", "minItems": 3, "maxItems": 2}, "above its maxItems"),
+        ({"type": "integer", "const": "x"}, "no value of its own type"),
+        ({"type": "string", "anyOf": [{"type": "null"}]}, "anyOf beside another type"),
+        ({"type": "integer", "minimum": 0, "exclusiveMinimum": True, "maximum": 9}, "of True"),
+        ({"type": "object", "required": "abc"}, "no list"),
     ],
     ids=str,
 )
@@ -150,6 +162,28 @@ def test_a_schema_that_cannot_be_held_is_one_error(model: Model, schema: Any, sa
     with pytest.raises(InputError, match=said):
         model.ask("Hi!", schema=schema)
     assert model.ask(SUM, max_tokens=2).text
+
+
+@pytest.mark.parametrize(
+    ("schema", "texts"),
+    [
+        ({"type": "string", "enum": ["a", None, 1]}, ["a"]),
+        ({"type": ["string", "null"], "enum": ["a", None, 1]}, ["a", "null"]),
+        ({"type": "number", "enum": [1, 2.5, True]}, ["1", "2.5"]),
+        ({"type": "integer", "minimum": 0, "exclusiveMinimum": 7, "maximum": 9}, ["8", "9"]),
+        ({"type": "string", "pattern": "^(a|b)$"}, ["a", "b"]),
+        ({"type": "string", "anyOf": [{"const": "a"}, {"pattern": "^b$"}]}, ["a", "b"]),
+    ],
+    ids=str,
+)
+def test_keywords_beside_one_another_all_count(model: Model, schema: Any, texts: list[str]) -> None:
+    from jsonschema import Draft202012Validator
+
+    for seed in range(8):
+        settings = {"temperature": 20.0, "seed": seed, "max_tokens": 30}
+        reply = model.ask("Hi!", schema=schema, **settings)
+        assert reply.text.strip().strip('"') in texts
+        Draft202012Validator(schema).validate(json.loads(reply.text))
 
 
 def test_a_deep_schema_is_refused_and_not_fatal() -> None:
@@ -185,6 +219,7 @@ def test_an_end_token_can_be_ignored_behind_a_grammar(model: Model) -> None:
         ("root ::= " + "(" * 200_000, "breaks llama.cpp's parser"),
         ("", "GBNF text"),
         ('root ::= "\0"', "GBNF text"),
+        ('root ::= "\ud800"', "GBNF text"),
     ],
     ids=lambda text: text[:20],
 )
@@ -195,6 +230,17 @@ def test_a_wrong_grammar_is_one_error(
         model.ask(SUM, grammar=grammar)
     captured = capfd.readouterr()
     assert captured.out == captured.err == ""
+
+
+def test_a_check_that_fails_by_itself_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    from workbench.engines import llama_cpp_grammar
+
+    def broken(*_: Any, **more: Any) -> None:
+        raise EngineError("ImportError: no module named llama_cpp")
+
+    monkeypatch.setattr(llama_cpp_grammar, "call", broken)
+    with pytest.raises(InputError, match="grammar: ImportError: no module named llama_cpp"):
+        llama_cpp_grammar.grammar_of(Sampling(grammar='root ::= "never seen before"'), None)
 
 
 def test_the_check_of_a_schema_needs_no_process_of_its_own() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from engine_models import open_model
 from random_bert import bert_gguf, save_bert, save_reranker
+from remote_model import at_url
 
 import workbench as wb
+from workbench.catalog import Card
 from workbench.engines.base import Power
 from workbench.errors import ContextLengthError, InputError, UnsupportedError
 
@@ -40,7 +42,10 @@ def expected(reference: Any, tokenizer: Any, *, mean: bool = True) -> Any:
     return np.stack(rows)
 
 
-def test_vectors_are_those_of_transformers_pooled_as_the_file_says(embedder: Any) -> None:
+@pytest.mark.slow
+def test_vectors_are_those_of_transformers_pooled_as_the_file_says(
+    embedder: Any, shows: Callable[..., None]
+) -> None:
     model, reference, tokenizer, _ = embedder
     wanted = expected(reference, tokenizer)
     found = model.embed(TEXTS, normalize=False)
@@ -52,6 +57,23 @@ def test_vectors_are_those_of_transformers_pooled_as_the_file_says(embedder: Any
     np.testing.assert_allclose(
         scaled, found / np.linalg.norm(found, axis=-1, keepdims=True), atol=1e-5
     )
+    shows(model, Power.EMBED)
+
+
+def test_a_server_embeds_as_in_this_process(
+    embedder: Any, session_home: Path, shows: Callable[..., None]
+) -> None:
+    model, _, _, path = embedder
+    settings = {"threads": 1, "context": 128, "parallel": 1, "embedding": True}
+    card = Card.of({"id": "bert", "path": str(path), "tasks": ["embedding"]})
+    with wb.load(card, engine="llama-server", **settings) as server:
+        expected = model.embed(TEXTS)
+        np.testing.assert_allclose(server.embed(TEXTS), expected, atol=1e-3)
+        shows(server, Power.EMBED)
+        command = server._session.server.command
+        with at_url(f"{command.url}/v1", command.key, session_home, card) as remote:
+            np.testing.assert_allclose(remote.embed(TEXTS), expected, atol=1e-3)
+            shows(remote, Power.EMBED)
 
 
 def test_many_texts_at_once_equal_each_alone(embedder: Any) -> None:
@@ -93,8 +115,12 @@ def test_a_chat_model_embeds_when_asked_to() -> None:
         open_model("llama.cpp", embedding="mean")
 
 
+@pytest.mark.slow
 def test_relevances_are_those_of_transformers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    session_home: Path,
+    shows: Callable[..., None],
 ) -> None:
     import torch
 
@@ -105,8 +131,28 @@ def test_relevances_are_those_of_transformers(
         assert model.powers == {Power.TOKENIZE, Power.RERANK}
         found = model.rerank("the cat", TEXTS)
         pairs = [model._session._pair("the cat", text) for text in TEXTS]
+        shows(model, Power.RERANK)
+        template = b"{query} and {document}"
+        monkeypatch.setattr(model._session._c, "llama_model_chat_template", lambda *_: template)
+        marks = model._session._pair("a {document}", "the cat")
+        assert marks == model._session.words.tokenize("a {document} and the cat")
     for value, ids in zip(found, pairs, strict=True):
         with torch.inference_mode():
             wanted = reference(input_ids=torch.tensor([ids])).logits.item()
         assert value == pytest.approx(wanted, abs=5e-3)
     assert np.ptp(found) > 0.01
+    card = Card.of({"id": "judge", "path": str(path), "tasks": ["rerank"]})
+    settings = {"threads": 1, "context": 128, "parallel": 1, "reranking": True}
+    with wb.load(card, engine="llama-server", **settings) as server:
+        np.testing.assert_allclose(server.rerank("the cat", TEXTS), found, atol=2e-2)
+        shows(server, Power.RERANK)
+        command = server._session.server.command
+        with at_url(f"{command.url}/v1", command.key, session_home, card) as remote:
+            np.testing.assert_allclose(remote.rerank("the cat", TEXTS), found, atol=2e-2)
+            shows(remote, Power.RERANK)
+
+
+def test_an_adapter_is_refused_and_not_ignored(embedder: Any) -> None:
+    path = embedder[-1]
+    with pytest.raises(UnsupportedError, match="takes no adapter"):
+        wb.load(path, engine="llama.cpp", threads=1, context=128, adapter=path)

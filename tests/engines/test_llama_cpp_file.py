@@ -13,7 +13,10 @@ from workbench.errors import EngineError
 
 
 def test_llama_cpp_gives_its_own_reason_when_it_refuses(
-    f32: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    f32: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The header is whole, yet names an architecture that does not exist."""
     data = f32.read_bytes()
@@ -21,6 +24,7 @@ def test_llama_cpp_gives_its_own_reason_when_it_refuses(
     assert data[at : at + 5] == b"llama"
     path = tmp_path / "strange.gguf"
     path.write_bytes(data[:at] + b"lemur" + data[at + 5 :])
+    monkeypatch.setenv("WORKBENCH_QUIET", "1")  # our own bar speaks after a second
     for isolate in (False, True):
         with pytest.raises(wb.WorkbenchError, match="lemur"):
             wb.load(path, threads=1, isolate=isolate)
@@ -29,8 +33,9 @@ def test_llama_cpp_gives_its_own_reason_when_it_refuses(
 
 
 def test_nothing_is_printed_while_loading_and_answering(
-    f32: Path, capfd: pytest.CaptureFixture[str]
+    f32: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("WORKBENCH_QUIET", "1")
     with wb.load(f32, threads=1) as model:
         model.ask("Hi!", max_tokens=4)
     captured = capfd.readouterr()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from random_models import tiny_chat
 
 import workbench as wb
 from workbench.catalog import Card
+from workbench.engines.llama_cpp_memory import experts_in_ram
 from workbench.engines.llama_cpp_vocabulary import end_ids_of_source
 from workbench.errors import InputError, UnsupportedError
 from workbench.planning import Plan
@@ -40,6 +43,27 @@ SUM = "What is 3 + 4?"
 def test_a_wrong_option_is_one_error(options: dict[str, Any], error: type, said: str) -> None:
     with pytest.raises(error, match=said):
         open_model("llama.cpp", **options)
+
+
+def test_experts_in_ram_are_those_of_the_model_that_asks() -> None:
+    """The library's defaults carry the wish, and another thread may load meanwhile."""
+    import llama_cpp
+
+    found: dict[str, Any] = {}
+
+    def look(who: str) -> None:
+        given = importlib.import_module("llama_cpp.llama_cpp").llama_model_default_params()
+        found[who] = given.tensor_buft_overrides
+
+    with experts_in_ram(llama_cpp, 2):
+        look("here")
+        other = threading.Thread(target=look, args=("there",))
+        other.start()
+        other.join()
+    look("after")
+    assert found["here"]
+    assert not found["there"]
+    assert not found["after"]
 
 
 @pytest.mark.parametrize(

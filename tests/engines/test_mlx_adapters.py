@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from engine_models import open_model
 
+from workbench.engines.base import Power
 from workbench.engines.model import Model
 from workbench.errors import FormatError, InputError, UnsupportedError
 from workbench.paths import shipped
@@ -92,7 +93,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids=["alpha/r", "rslora", "patterns"],
 )  # fmt: skip
 def test_a_peft_adapter_is_what_peft_makes_of_it(
-    settings: dict[str, Any], make: Callable[..., Path], mlx: Model
+    settings: dict[str, Any], make: Callable[..., Path], mlx: Model, shows: Callable[..., None]
 ) -> None:
     folder = make(**settings)
     base = mlx.score(ids := mlx.prompt_ids(STORY))
@@ -108,6 +109,7 @@ def test_a_peft_adapter_is_what_peft_makes_of_it(
         finally:
             mlx.use_adapter(None)
     np.testing.assert_array_equal(mlx.score(ids), base)
+    shows(mlx, Power.ADAPTERS)
 
 
 def test_switching_forgets_what_the_other_had_read(mlx: Model, plain: Path, own: Path) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
+import openai_parts
 import pytest
+from openai_parts import QUICK, ask
 from openai_server import Answer, Asked, Cut, ScriptedServer, json_answer, said
 
 import workbench as wb
 from workbench.catalog import Card
-from workbench.engines import http_exchange
-from workbench.engines.http import Http, Waits
+from workbench.engines.http import Http
 from workbench.engines.openai_session import OpenAISession
 from workbench.errors import (
     ContextLengthError,
@@ -23,34 +24,9 @@ from workbench.errors import (
     UnsupportedError,
     WorkbenchError,
 )
-from workbench.messages import Message, Reply, Sampling
 
-SECRET = "sk-proj-abcdefghijklmnop0123456789"
-TURN = (Message("user", "Hi"),)
-QUICK = Waits(connect=2.0, first=10.0, silence=10.0)
-
-
-@pytest.fixture
-def server() -> Iterator[ScriptedServer]:
-    with ScriptedServer().running() as running:
-        yield running
-
-
-@pytest.fixture
-def opened(server: ScriptedServer) -> Callable[..., OpenAISession]:
-    def get(**settings: Any) -> OpenAISession:
-        return OpenAISession(server.url, "small", **{"waits": QUICK, **settings})
-
-    return get
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_exchange, "_backoff", lambda attempt: 0.01)
-
-
-def ask(session: OpenAISession, **settings: Any) -> Reply:
-    return Reply.joined(session.stream(TURN, Sampling(**settings)))
+server, opened = openai_parts.server, openai_parts.sessions
+no_waiting = openai_parts.no_waiting
 
 
 # Refusals

@@ -6,17 +6,18 @@ import copy
 import json
 import pickle
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import openai_parts
 import pytest
+from openai_parts import QUICK, SECRET, ask
 from openai_server import ScriptedServer, json_answer, said
 
 import workbench as wb
 from workbench.catalog import Card
-from workbench.engines import http_exchange, http_route
-from workbench.engines.http import Key, Waits
+from workbench.engines import http_route
+from workbench.engines.http import Key
 from workbench.engines.http_errors import said_by_server
 from workbench.engines.http_route import is_this_machine, route_to
 from workbench.engines.openai_session import OpenAISession
@@ -24,34 +25,9 @@ from workbench.errors import (
     EngineError,
     InputError,
 )
-from workbench.messages import Message, Reply, Sampling
 
-SECRET = "sk-proj-abcdefghijklmnop0123456789"
-TURN = (Message("user", "Hi"),)
-QUICK = Waits(connect=2.0, first=10.0, silence=10.0)
-
-
-@pytest.fixture
-def server() -> Iterator[ScriptedServer]:
-    with ScriptedServer().running() as running:
-        yield running
-
-
-@pytest.fixture
-def opened(server: ScriptedServer) -> Callable[..., OpenAISession]:
-    def get(**settings: Any) -> OpenAISession:
-        return OpenAISession(server.url, "small", **{"waits": QUICK, **settings})
-
-    return get
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_exchange, "_backoff", lambda attempt: 0.01)
-
-
-def ask(session: OpenAISession, **settings: Any) -> Reply:
-    return Reply.joined(session.stream(TURN, Sampling(**settings)))
+server, opened = openai_parts.server, openai_parts.sessions
+no_waiting = openai_parts.no_waiting
 
 
 def test_certificates_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import openai_parts
 import pytest
 from openai_server import ScriptedServer, said
 
@@ -16,6 +17,7 @@ from workbench.engines.base import Power
 from workbench.errors import InputError, NotFoundError
 from workbench.planning import Plan
 
+server = openai_parts.server
 SERVICE = Card.of(
     {
         "id": "far",
@@ -196,12 +198,6 @@ def test_an_address_that_is_none(url: str) -> None:
 def test_an_option_that_is_wrong(option: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         wb.load(Card(id="x"), url="http://127.0.0.1:9/v1", **option)
-
-
-@pytest.fixture
-def server() -> Iterator[ScriptedServer]:
-    with ScriptedServer().running() as running:
-        yield running
 
 
 def test_a_load_by_name_url_and_engine(server: ScriptedServer) -> None:

@@ -2,49 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import openai_parts
 import pytest
 from openai_server import Answer, ScriptedServer, event, json_answer
 
-from workbench.engines import http_exchange
 from workbench.engines.base import Power
-from workbench.engines.http import Waits
 from workbench.engines.openai_session import OpenAISession
 from workbench.errors import (
     EngineError,
     UnsupportedError,
 )
-from workbench.messages import Message, Reply, Sampling
+from workbench.messages import Reply, Sampling
 
-SECRET = "sk-proj-abcdefghijklmnop0123456789"
-TURN = (Message("user", "Hi"),)
-QUICK = Waits(connect=2.0, first=10.0, silence=10.0)
-
-
-@pytest.fixture
-def server() -> Iterator[ScriptedServer]:
-    with ScriptedServer().running() as running:
-        yield running
-
-
-@pytest.fixture
-def opened(server: ScriptedServer) -> Callable[..., OpenAISession]:
-    def get(**settings: Any) -> OpenAISession:
-        return OpenAISession(server.url, "small", **{"waits": QUICK, **settings})
-
-    return get
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_exchange, "_backoff", lambda attempt: 0.01)
-
-
-def ask(session: OpenAISession, **settings: Any) -> Reply:
-    return Reply.joined(session.stream(TURN, Sampling(**settings)))
+server, opened = openai_parts.server, openai_parts.sessions
+no_waiting = openai_parts.no_waiting
 
 
 @pytest.mark.parametrize(

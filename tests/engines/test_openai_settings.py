@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
+import openai_parts
 import pytest
 from openai_server import (
     ScriptedServer,
@@ -12,37 +13,14 @@ from openai_server import (
     said,
 )
 
-import workbench as wb
-from workbench.catalog import Card
-from workbench.engines.base import Loading
 from workbench.engines.model import Model
-from workbench.engines.openai import OpenAIEngine
 from workbench.errors import UnsupportedError
 from workbench.messages import Image
 
-TEXT = "こんにちは、世界！ 🐈‍⬛ — naïve\n\nline\r\nend"
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.fixture
-def server() -> Iterator[ScriptedServer]:
-    with ScriptedServer().running() as running:
-        yield running
-
-
-@pytest.fixture
-def opened(server: ScriptedServer) -> Iterator[Callable[..., Model]]:
-    models: list[Model] = []
-
-    def get(name: str = "small", **options: object) -> Model:
-        plan = wb.plan(Card(id=name), engine="openai", url=server.url, **options)
-        nothing = Loading(seconds=0, weight_bytes=0, rss_bytes=0)
-        models.append(Model(OpenAIEngine().open(plan), plan, loading=nothing))
-        return models[-1]
-
-    yield get
-    for model in models:
-        model.close()
+server, opened = openai_parts.server, openai_parts.models
 
 
 def test_neutral_settings_are_sent_where_the_server_has_defaults_of_its_own(
@@ -59,11 +37,24 @@ def test_neutral_settings_are_sent_where_the_server_has_defaults_of_its_own(
     assert {name: body[name] for name in expected} == expected
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32 - 1, 2**70])
+def test_no_seed_is_sent_that_stands_for_a_random_one(
+    server: ScriptedServer, opened: Callable[..., Model], seed: int
+) -> None:
+    server.chat(said("ok"))
+    opened(flavour="vllm").ask("Hi", seed=seed)
+    assert 0 <= server.bodies()[0]["seed"] < 2**32 - 1
+
+
 @pytest.mark.parametrize(
     ("flavour", "setting", "sent"),
     [
         ("vllm", {"ignore_end": True}, {"ignore_eos": True}),
-        ("llama-server", {"repetition_penalty": 1.2}, {"repeat_penalty": 1.2, "repeat_last_n": -1}),
+        (
+            "llama-server",
+            {"repetition_penalty": 1.2},
+            {"repeat_penalty": 1.2, "repeat_last_n": 1048576},
+        ),
         ("llama-server", {"grammar": "root ::= x"}, {"grammar": "root ::= x"}),
         ("vllm", {"grammar": "g"}, {"structured_outputs": {"grammar": "g"}}),
         ("sglang", {}, {"top_k": -1}),

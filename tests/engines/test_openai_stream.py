@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
+import openai_parts
 import pytest
+from openai_parts import TEXT
 from openai_server import (
     Answer,
     Cut,
@@ -18,36 +20,12 @@ from openai_server import (
 )
 
 import workbench as wb
-from workbench.catalog import Card
-from workbench.engines.base import Loading
 from workbench.engines.model import Model
-from workbench.engines.openai import OpenAIEngine
 from workbench.engines.sse import EventParser
 from workbench.errors import EngineError
 from workbench.messages import ToolCall, Usage
 
-TEXT = "こんにちは、世界！ 🐈‍⬛ — naïve\n\nline\r\nend"
-
-
-@pytest.fixture
-def server() -> Iterator[ScriptedServer]:
-    with ScriptedServer().running() as running:
-        yield running
-
-
-@pytest.fixture
-def opened(server: ScriptedServer) -> Iterator[Callable[..., Model]]:
-    models: list[Model] = []
-
-    def get(name: str = "small", **options: object) -> Model:
-        plan = wb.plan(Card(id=name), engine="openai", url=server.url, **options)
-        nothing = Loading(seconds=0, weight_bytes=0, rss_bytes=0)
-        models.append(Model(OpenAIEngine().open(plan), plan, loading=nothing))
-        return models[-1]
-
-    yield get
-    for model in models:
-        model.close()
+server, opened = openai_parts.server, openai_parts.models
 
 
 # Events
@@ -131,6 +109,10 @@ def test_thinking_is_told_apart_whatever_the_field(
     server.chat(Answer([*map(event, parts), b"data: [DONE]\n\n"]))
     reply = opened().ask("Count.")
     assert (reply.thinking, reply.text) == ("One two three", "Four!")
+    marked = [chunk(reasoning="<think>One"), chunk(reasoning="<think>"), chunk("stop", content="!")]
+    server.chat(Answer([*map(event, marked), b"data: [DONE]\n\n"]))
+    reply = opened().ask("Count.")
+    assert (reply.thinking, reply.text) == ("One<think>", "!"), "vLLM leaves the first mark there"
 
 
 @pytest.mark.parametrize("size", [1, 3, 100])

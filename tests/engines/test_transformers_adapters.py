@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def answers(model: Model) -> tuple[tuple[int, ...], list[tuple[int, ...]], list[
 
 
 def test_switched_adapters_answer_like_freshly_loaded_ones(
-    switching: Model, adapters: tuple[Path, Path]
+    switching: Model, adapters: tuple[Path, Path], shows: Callable[..., None]
 ) -> None:
     expected = {None: answers(switching)}
     for folder in adapters:
@@ -79,6 +80,7 @@ def test_switched_adapters_answer_like_freshly_loaded_ones(
         assert switching.plan.adapter == folder
     switching.use_adapter(None)
     assert type(switching.raw).__name__ == "LlamaForCausalLM"
+    shows(switching, Power.ADAPTERS)
 
 
 def test_an_adapter_is_loaded_once(
@@ -165,6 +167,58 @@ def rename(folder: Path, old: str, new: str) -> None:
     file = folder / "adapter_model.safetensors"
     tensors = load_file(file)
     save_file({name.replace(old, new): value for name, value in tensors.items()}, file)
+
+
+@pytest.mark.parametrize("kind", ["prompt", "prefix"])
+def test_virtual_tokens_are_read_once_at_the_beginning(kind: str, tmp_path: Path) -> None:
+    import torch
+
+    folder = write_virtual(kind, tmp_path / kind)
+    with open_model("transformers", adapter=folder) as model:
+        peft = model.raw
+        prompt = model.prompt_ids(STORY)
+        ids, logs = list(prompt), []
+        with torch.inference_mode():
+            while len(ids) < len(prompt) + 12:  # all of it anew for each token
+                logits = peft(input_ids=torch.tensor([ids]), use_cache=kind == "prefix").logits
+                logs.append(torch.log_softmax(logits[0, -1], -1).max().item())
+                ids.append(int(logits[0, -1].argmax()))
+            whole = peft(input_ids=torch.tensor([prompt]), use_cache=kind == "prefix").logits[0]
+        found = model.ask(STORY, max_tokens=12, ignore_end=True, top_logprobs=1)
+        assert list(found.token_ids) == ids[len(prompt) :]
+        np.testing.assert_allclose([each[0] for each in found.logprobs], logs, atol=1e-4)
+        many = model.ask_many([STORY, "Hi."], max_tokens=12, ignore_end=True)
+        assert many[0].token_ids == found.token_ids
+        expected = torch.log_softmax(whole[-len(prompt) : -1], -1)
+        expected = expected.gather(-1, torch.tensor(prompt[1:])[:, None])[:, 0]
+        np.testing.assert_allclose(model.score(prompt), expected.numpy(), atol=1e-3)
+        del peft
+    with open_model("transformers") as base:
+        assert abs(base.ask(STORY, max_tokens=1, top_logprobs=1).logprobs[0][0] - logs[0]) > 1e-3
+
+
+def write_virtual(kind: str, folder: Path) -> Path:
+    """Write an adapter of eight random virtual tokens."""
+    import torch
+    from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    kinds = {"prompt": PromptTuningConfig, "prefix": PrefixTuningConfig}
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(str(tiny_chat()))
+    made = get_peft_model(base, kinds[kind](task_type="CAUSAL_LM", num_virtual_tokens=8))
+    for parameter in made.parameters():
+        if parameter.requires_grad:
+            parameter.data.normal_(std=2.0)
+    made.save_pretrained(str(folder))
+    return folder
+
+
+def test_weights_that_are_pickled_are_never_read(tmp_path: Path) -> None:
+    folder = write_virtual("prompt", tmp_path / "virtual")
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    with pytest.raises(FormatError, match=r"adapter_model\.bin may run code"):
+        open_model("transformers", adapter=folder)
 
 
 def test_candidates_are_those_of_the_raw_logits(switching: Model) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import io
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from random_models import SMALL, random_session, tokenizer
 import workbench as wb
 from workbench.engines.base import Power
 from workbench.engines.model import Model
-from workbench.errors import InputError, UnsupportedError
+from workbench.errors import EngineError, InputError, UnsupportedError
 from workbench.messages import Image, Message, Sampling
 
 SIDE, PATCH = 28, 7
@@ -98,7 +101,9 @@ def turn(*images: Image) -> list[Message]:
     return [Message("user", "What is to be seen in this picture of the garden?", images=images)]
 
 
-def test_an_image_changes_the_answer_and_counts_in_the_prompt(seeing: Model) -> None:
+def test_an_image_changes_the_answer_and_counts_in_the_prompt(
+    seeing: Model, shows: Callable[..., None]
+) -> None:
     assert Power.IMAGES in seeing.powers
     plain, one, other = (
         seeing.ask(turn(*images), ASK) for images in ((), (picture(1),), (picture(2),))
@@ -110,6 +115,7 @@ def test_an_image_changes_the_answer_and_counts_in_the_prompt(seeing: Model) -> 
     assert one.usage.prompt_tokens == len(seeing.prompt_ids(turn(picture(1))))
     again = seeing.ask(turn(picture(1)), ASK)
     assert (again.token_ids, again.logprobs) == (one.token_ids, one.logprobs)
+    shows(seeing, Power.IMAGES)
 
 
 def test_answers_equal_those_of_generate(seeing: Model) -> None:
@@ -150,6 +156,54 @@ def test_many_conversations_with_images_are_answered_one_by_one(seeing: Model) -
     many = [turn(picture(7)), turn(), turn(picture(8))]
     singles = [seeing.ask(each, ASK).token_ids for each in many]
     assert [reply.token_ids for reply in seeing.ask_many(many, ASK)] == singles
+
+
+def test_a_prompt_that_somebody_looks_at_meanwhile_changes_no_pictures(
+    seeing: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = seeing.ask(turn(picture(1)), ASK)
+    session = seeing._session
+    original = session.prompt_ids_for
+
+    def interrupted(*given: Any) -> list[int]:
+        ids = original(*given)
+        seeing.prompt_ids(turn(picture(2)))  # as a view of tokens in another thread does
+        seeing.prompt_ids("And without a picture?")
+        return ids
+
+    monkeypatch.setattr(session, "prompt_ids_for", interrupted)
+    found = seeing.ask(turn(picture(1)), ASK)
+    assert found.token_ids == expected.token_ids
+    assert found.logprobs[0][0] == pytest.approx(expected.logprobs[0][0], abs=1e-5)
+
+
+def test_an_adapter_is_in_use_from_the_loading_on(
+    seeing: Model, folder: Path, tmp_path: Path
+) -> None:
+    from test_transformers_adapters import write_adapter
+
+    adapter = write_adapter(seeing.raw, tmp_path / "adapter", seed=1)
+    base = seeing.ask(turn(picture(1)), ASK).logprobs[0][0]
+    with wb.load(folder, engine="transformers", dtype="fp32", threads=1, adapter=adapter) as fresh:
+        adapted = fresh.ask(turn(picture(1)), ASK).logprobs[0][0]
+    seeing.use_adapter(adapter)
+    assert adapted == pytest.approx(seeing.ask(turn(picture(1)), ASK).logprobs[0][0], abs=1e-4)
+    assert abs(adapted - base) > 0.01
+
+
+def test_code_beside_a_processor_is_refused_and_nobody_is_asked(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(folder, own)
+    file = own / "processor_config.json"
+    config = json.loads(file.read_text())
+    named = {"processor_class": "Own", "auto_map": {"AutoProcessor": "own.Own"}}
+    file.write_text(json.dumps(config | named))
+    (own / "own.py").write_text("raise SystemExit('it ran')")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("somebody was asked"))
+    with pytest.raises(EngineError, match="trust_remote_code"):
+        wb.load(own, engine="transformers", dtype="fp32", threads=1)
 
 
 def test_what_is_no_picture_is_refused(seeing: Model) -> None:

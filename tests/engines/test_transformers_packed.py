@@ -28,6 +28,7 @@ from workbench.errors import (
 )
 
 SUM = "What is 3 + 4?"
+FOUR_BITS = ("nf4", "nf4-double", "fp4", "fp4-double")
 
 
 def renamed(folder: Path, quantization: Any) -> Path:
@@ -64,6 +65,31 @@ def test_a_missing_package_is_named_with_its_command(
     assert method["quant_method"] in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("method", "command"),
+    [
+        ({"quant_method": "awq", "bits": 4}, "pip install gptqmodel"),
+        ({"quant_method": "gptq", "bits": 4}, "pip install gptqmodel optimum"),
+        (
+            {"quant_method": "compressed-tensors", "config_groups": {}},
+            "pip install compressed-tensors",
+        ),
+    ],
+)
+def test_loading_names_the_package_before_anything_is_read(
+    tmp_path: Path, method: dict[str, Any], command: str
+) -> None:
+    folder = renamed(tmp_path / "plain-in-the-name-says-nothing", method)
+    with pytest.raises(MissingPackageError, match=f"{method['quant_method']} weights") as caught:
+        wb.load(folder, engine="transformers")
+    assert str(caught.value).endswith(command)
+
+
+def test_a_method_that_no_plan_knows_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="pressed-flat weights"):
+        wb.load(renamed(tmp_path / "flat", {"quant_method": "pressed-flat"}))
+
+
 def test_a_name_says_nothing_about_the_weights(tmp_path: Path) -> None:
     folder = tmp_path / "tiny-chat-AWQ-GPTQ-4bit"
     shutil.copytree(tiny_chat(), folder)
@@ -97,6 +123,53 @@ def test_a_model_saved_by_bitsandbytes_loads_as_it_was(tmp_path: Path, form: str
     with pytest.raises(UnsupportedError, match="already"):
         again = dataclasses.replace(plan_of(tmp_path / "packed"), quantization="nf4")
         TransformersEngine().open(again)
+
+
+def test_four_bits_take_what_the_estimate_says_and_cost_what_their_type_costs() -> None:
+    ids = None
+    diverged: dict[str, float] = {}
+    sizes: dict[str, int] = {}
+    with open_model("transformers") as model:
+        ids = model.prompt_ids(SUM) + list(model.ask(SUM, max_tokens=12).token_ids)
+        exact = model.log_probabilities(ids)
+    for name in FOUR_BITS:
+        with open_model("transformers", quantization=name, dtype="fp32") as model:
+            kinds = {getattr(each, "quant_type", None) for each in model.raw.parameters()}
+            assert name[:3] in kinds
+            sizes[name] = held_bytes(model.raw)
+            assert model.plan.estimate is not None
+            assert sizes[name] == pytest.approx(model.plan.estimate.weights, rel=0.001)
+            mine = model.log_probabilities(ids)
+        diverged[name] = float((np.exp(exact) * (exact - mine)).sum(-1).mean())
+    assert sizes["nf4-double"] < sizes["nf4"] == sizes["fp4"]
+    assert sizes["fp4-double"] == sizes["nf4-double"]
+    assert 0 < diverged["nf4"] < 0.005, diverged
+    assert diverged["nf4"] < diverged["fp4"] < 0.01, diverged
+    assert abs(diverged["nf4-double"] - diverged["nf4"]) < 0.5 * diverged["nf4"], diverged
+
+
+def held_bytes(raw: Any) -> int:
+    """The bytes of a model's weights with what bitsandbytes keeps beside each."""
+    total = 0
+    for each in raw.parameters():
+        total += each.numel() * each.element_size()
+        state = getattr(each, "quant_state", None)
+        while state is not None:
+            total += sum(t.numel() * t.element_size() for t in (state.absmax, state.code))
+            total += 0 if state.offset is None else state.offset.numel() * 4
+            state = state.state2
+    return total
+
+
+def test_no_plan_takes_four_bits_of_another_kind_by_itself() -> None:
+    found = wb.plan("qwen2.5-32b-instruct", machine="24GB-cuda", engine="transformers")
+    assert found.quantization == "nf4"
+    asked = wb.plan("qwen2.5-32b-instruct", machine="24GB-cuda", quantization="nf4-double")
+    assert (asked.engine, asked.quantization) == ("transformers", "nf4-double")
+    assert asked.estimate is not None
+    assert found.estimate is not None
+    saved = found.estimate.weights - asked.estimate.weights
+    assert saved == pytest.approx(0.373 / 8 * 31.2e9, rel=0.02), "0.373 bit a weight, QLoRA 3"
 
 
 def test_block_fp8_is_unpacked_where_the_device_has_no_kernels(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,11 @@ def states(model: Any, text: str, own: Any) -> np.ndarray[Any, Any]:
     ],
 )
 def test_vectors_are_pooled_by_the_models_own_files(
-    bert: tuple[Path, Any], tmp_path: Path, pooling: dict[str, Any] | None, by_hand: Any
+    bert: tuple[Path, Any],
+    tmp_path: Path,
+    pooling: dict[str, Any] | None,
+    by_hand: Any,
+    shows: Callable[..., None],
 ) -> None:
     _, plain = bert
     folder = write(tmp_path / "own", plain, paired())
@@ -127,6 +132,7 @@ def test_vectors_are_pooled_by_the_models_own_files(
         found = model.embed(TEXTS, normalize=False)
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected, atol=2e-5)
+        shows(model, Power.EMBED)
         np.testing.assert_allclose(
             model.embed(TEXTS[0])[0], found[0] / np.linalg.norm(found[0]), atol=1e-5
         )
@@ -215,6 +221,12 @@ def test_memory_that_runs_out_makes_batches_smaller(
         assert sizes.count(1) == 5
 
 
+def test_an_adapter_is_refused_and_not_ignored(bert: tuple[Path, Any], tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    with pytest.raises(UnsupportedError, match="takes no adapter"):
+        wb.load(bert[0], engine="transformers", dtype="fp32", threads=1, adapter=tmp_path)
+
+
 def test_unknown_layers_and_paths_outside_are_refused(
     bert: tuple[Path, Any], tmp_path: Path
 ) -> None:
@@ -231,7 +243,9 @@ def test_unknown_layers_and_paths_outside_are_refused(
 
 
 @pytest.mark.parametrize("labels", [1, 2])
-def test_a_classification_head_reranks(tmp_path: Path, labels: int) -> None:
+def test_a_classification_head_reranks(
+    tmp_path: Path, labels: int, shows: Callable[..., None]
+) -> None:
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
@@ -243,6 +257,7 @@ def test_a_classification_head_reranks(tmp_path: Path, labels: int) -> None:
     with opened(folder) as model:
         assert model.powers == {Power.RERANK, Power.TOKENIZE}
         found = model.rerank(query, TEXTS)
+        shows(model, Power.RERANK)
         with pytest.raises(ContextLengthError, match="Document 1 has"):
             model.rerank(query, ["short", "word " * 200])
         with pytest.raises(InputError, match="no text"):

@@ -271,3 +271,14 @@ def test_a_larger_model_comes_back_whole(tmp_path: Path) -> None:
         assert int(returned) > size - 20e6
         assert int(added) - int(returned) < 64e6
         assert int(stayed) < 64e6 + (60e6 if lines[0][0] == engine else 0)
+
+
+def test_a_process_that_died_before_closing_gave_everything_back() -> None:
+    died = Place(name="process 7", before=0, loaded=3_000_000_000, closing=0, after=0)
+    assert died.missing == 0
+    left = Place(
+        name="process 7", before=0, loaded=3_000_000_000, closing=2_900_000_000, after=2_000_000_000
+    )
+    assert left.missing == 2_000_000_000
+    here = Place(name="RAM", before=400, loaded=500, closing=450, after=440)
+    assert here.missing == 90

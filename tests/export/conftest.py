@@ -1,26 +1,21 @@
-"""A random LoRA adapter on the embedded model, and a cache that borrows the fetched converter."""
+"""A random LoRA adapter on the embedded model, and a cache beside the user's."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_models import Fake, Loaded
 
 from workbench.catalog import locate, resolve
-from workbench.formats.converter import converter
 from workbench.paths import shipped
 
 pytest.importorskip("peft")
-
-
-@pytest.fixture(scope="session")
-def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cache")
-    (folder / "llama.cpp").symlink_to(converter().folder.parent)
-    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -70,3 +65,27 @@ def talks() -> list[list[dict[str, str]]]:
     """A few held-out conversations."""
     lines = shipped("data", "prompts", "heldout_text.jsonl").read_text().splitlines()
     return [json.loads(line)["messages"] for line in lines[:10]]
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Loaded]:
+    """Let ``parity`` load fakes by form: ``fakes(Q8_0=Fake(0.1))``; return what was loaded."""
+
+    def use(**by_form: Fake | Exception) -> Loaded:
+        seen: Loaded = []
+
+        @contextlib.contextmanager
+        def load(**arguments: Any) -> Iterator[Fake]:
+            seen.append(arguments)
+            model = arguments["model"]
+            form = model.stem if isinstance(model, Path) else "source"
+            form = "adapter" if "adapter" in arguments else form
+            chosen = by_form.get(form, Fake())
+            if isinstance(chosen, Exception):
+                raise chosen
+            yield chosen
+
+        monkeypatch.setattr(sys.modules["workbench.export.parity"], "load", load)
+        return seen
+
+    return use

@@ -9,16 +9,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from fake_models import TALK, Fake, Loaded
 
 import workbench as wb
 from workbench.catalog import ModelFiles, locate, resolve
 from workbench.errors import DiskSpaceError, InputError, ParityError, UnsupportedError
-from workbench.formats import ensure_gguf, quantize
+from workbench.formats import ensure_gguf
 from workbench.paths import sha256, sweep_partials
 from workbench.receipts import receipts
 
@@ -58,7 +60,7 @@ def test_an_adapter_becomes_checked_files(
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> Any:
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the float file from the cache: these tests are about what comes after."""
     module = sys.modules["workbench.export.gguf"]
 
@@ -66,21 +68,16 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Any:
         return Path(shutil.copy(ensure_gguf(files, "F16"), out))
 
     monkeypatch.setattr(module, "convert", converted)
-    return module
 
 
-def test_a_broken_hop_leaves_only_its_report(
-    quick: Any, tmp_path: Path, talks: list[list[dict[str, str]]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def worse(source: Path, out: Path, quantization: str, **options: Any) -> Path:
-        return quantize(source, out, "Q2_K", **options)
-
-    monkeypatch.setattr(quick, "quantize", worse)
+@pytest.mark.usefixtures("quick")
+def test_a_broken_hop_leaves_only_its_report(tmp_path: Path, fakes: Callable[..., Loaded]) -> None:
+    fakes(**{"tiny-chat-Q8_0": Fake(2.0)})
     out = tmp_path / "export"
     with pytest.raises(
         ParityError, match=r"tiny-chat: the hop from F16 to Q8_0 is broken: .*limit"
     ):
-        wb.export_gguf("tiny-chat", out, quantizations=["F16", "Q8_0"], conversations=talks)
+        wb.export_gguf("tiny-chat", out, quantizations=["F16", "Q8_0"], conversations=TALK)
     assert sorted(p.name for p in tmp_path.iterdir() if p.name != "home") == ["export.failed.json"]
     report = json.loads((tmp_path / "export.failed.json").read_text())
     assert [(hop["form"], hop["broken"] is None) for hop in report["hops"]] == [
@@ -88,8 +85,8 @@ def test_a_broken_hop_leaves_only_its_report(
         ("Q8_0", False),
     ]
     assert receipts(what="export", where="here")[0].outcome == "failed"
-    monkeypatch.setattr(quick, "quantize", quantize)
-    export = wb.export_gguf("tiny-chat", out, quantizations=["Q8_0"], conversations=talks)
+    fakes()
+    export = wb.export_gguf("tiny-chat", out, quantizations=["Q8_0"], conversations=TALK)
     assert sorted(p.name for p in out.iterdir()) == [
         "export.json",
         "parity.json",
@@ -97,6 +94,24 @@ def test_a_broken_hop_leaves_only_its_report(
     ]
     assert [hop.form for hop in export.parity.hops] == ["F16", "Q8_0"]
     assert not (tmp_path / "export.failed.json").exists()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_model_without_an_adapter_is_held_against_its_files(
+    tmp_path: Path, talks: list[list[dict[str, str]]]
+) -> None:
+    out = tmp_path / "export"
+    export = wb.export_gguf("tiny-chat", out, quantizations=["Q8_0"], conversations=talks[:5])
+    assert sorted(p.name for p in out.iterdir()) == [
+        "export.json",
+        "parity.json",
+        "tiny-chat-Q8_0.gguf",
+    ]
+    assert [(hop.form, hop.against) for hop in export.parity.hops] == [
+        ("F16", "source"),
+        ("Q8_0", "F16"),
+    ]
+    assert export.parity.ok
 
 
 EXPORT = """

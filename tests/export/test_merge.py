@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,31 @@ def test_the_merged_model_is_the_adapter_on_its_base(
     assert list(tmp_path.glob(".partial-*")) == []
 
 
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Merge here, where the libraries are imported already: these tests are about what is merged.
+
+    That a child merges, and that its errors arrive, the other tests show.
+    """
+    import torch
+
+    def run(module: str, arguments: Sequence[str], **_: Any) -> list[dict[str, Any]]:
+        results: list[dict[str, Any]] = []
+
+        def emit(event: str, **values: Any) -> None:
+            if event == "result":
+                results.append(values["values"])
+
+        merger = importlib.import_module(module)
+        monkeypatch.setattr(merger, "emit", emit)
+        with torch.enable_grad():  # the merger turns it off for its process
+            merger.main(arguments)
+        return results
+
+    monkeypatch.setattr(sys.modules["workbench.export.merge"], "run_child", run)
+
+
+@pytest.mark.usefixtures("in_this_process")
 def test_tied_embeddings_part_when_the_adapter_changes_one(
     make_adapter: Callable[..., Path], base: Path, tmp_path: Path
 ) -> None:
@@ -84,6 +110,7 @@ def test_tied_embeddings_part_when_the_adapter_changes_one(
         assert not tensors.get_tensor("lm_head.weight").equal(before)
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_merge_that_differs_leaves_nothing(
     adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

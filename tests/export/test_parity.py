@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from fake_models import TALK, Fake, Loaded
 
 import workbench as wb
 from workbench.catalog import locate, resolve
@@ -20,66 +18,8 @@ from workbench.errors import ChildDiedError, InputError, ParityError
 from workbench.evaluate.agreement import Agreement
 from workbench.export.limits import limit_of, limits
 from workbench.export.parity import Parity
-from workbench.formats import ensure_gguf, known_quantization
-from workbench.messages import Message, Reply
+from workbench.formats import ensure_gguf, known_quantization, quantize
 from workbench.receipts import receipts
-
-TALK = [[{"role": "user", "content": "ab"}, {"role": "assistant", "content": "cd"}]]
-
-
-class Fake:
-    """A model over six letters whose probabilities are a fixed table plus noise."""
-
-    def __init__(self, noise: float = 0.0, *, shift: int = 0) -> None:
-        rng = np.random.default_rng(1)
-        logits = 3 * rng.normal(size=(6, 6)) + noise * rng.normal(size=(6, 6))
-        self.table = (logits - np.log(np.exp(logits).sum(-1, keepdims=True))).astype(np.float32)
-        self.shift = shift
-
-    def render(self, turns: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
-        return "e" + "".join(turn.content for turn in turns)
-
-    def tokenize(self, text: str) -> list[int]:
-        return [ord(c) - 97 for c in text]
-
-    def detokenize(self, ids: Sequence[int]) -> bytes:
-        return bytes(97 + i for i in ids)
-
-    def prompt_ids(self, turns: Sequence[Message]) -> list[int]:
-        return [i + self.shift for i in self.tokenize(self.render(turns))]
-
-    def log_probabilities(self, ids: Sequence[int]) -> np.ndarray:
-        return self.table[list(ids[:-1])]
-
-    def ask(self, turns: Sequence[Message], *, sampling: object = None) -> Reply:
-        return Reply(text="cd", token_ids=(2, 3))
-
-
-Loaded = list[dict[str, Any]]
-
-
-@pytest.fixture
-def fakes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Loaded]:
-    """Let ``parity`` load fakes by form: ``fakes(Q8_0=Fake(0.1))``; return what was loaded."""
-
-    def use(**by_form: Fake | Exception) -> Loaded:
-        seen: Loaded = []
-
-        @contextlib.contextmanager
-        def load(**arguments: Any) -> Iterator[Fake]:
-            seen.append(arguments)
-            model = arguments["model"]
-            form = model.stem if isinstance(model, Path) else "source"
-            form = "adapter" if "adapter" in arguments else form
-            chosen = by_form.get(form, Fake())
-            if isinstance(chosen, Exception):
-                raise chosen
-            yield chosen
-
-        monkeypatch.setattr(sys.modules["workbench.export.parity"], "load", load)
-        return seen
-
-    return use
 
 
 def files(*forms: str) -> dict[str, Path]:
@@ -191,22 +131,29 @@ def damaged(source: Path, target: Path) -> Path:
     return target
 
 
-def test_one_damaged_tensor_is_found(
+def test_one_damaged_tensor_and_fewer_bits_are_found(
     base: Path, tmp_path: Path, talks: list[list[dict[str, str]]]
 ) -> None:
     whole = ensure_gguf(locate(resolve("tiny-chat")), "F16")
     same = Path(shutil.copy(whole, tmp_path / "same.gguf"))
     found: Parity = wb.parity(
-        ggufs={"F16": whole, "F32": same, "BF16": damaged(whole, tmp_path / "bad.gguf")},
+        ggufs={
+            "F16": whole,
+            "F32": same,
+            "BF16": damaged(whole, tmp_path / "bad.gguf"),
+            "Q8_0": quantize(whole, tmp_path / "coarse.gguf", "Q2_K"),
+        },
         conversations=talks,
     )
     assert [(hop.form, hop.against, hop.broken is None) for hop in found.hops] == [
         ("F32", "F16", True),
         ("BF16", "F16", False),
+        ("Q8_0", "F16", False),
     ]
-    good, bad = (hop.agreement for hop in found.hops)
+    good, bad, coarse = (hop.agreement for hop in found.hops)
     assert good is not None
     assert bad is not None
+    assert coarse is not None
     assert (good.mean_kl, good.top1, good.first_divergence) == (0.0, 1.0, None)
     assert bad.mean_kl > 0.01
     assert json.loads(json.dumps(found.as_dict()))["hops"][1]["broken"].startswith("mean KL")

@@ -78,7 +78,7 @@ def test_html_is_escaped_and_survives_a_sanitiser(write: Write, tokenizer: Any) 
     page = bundle["text/html"]
     assert f"<b>#fox #sky{END}</b>".replace(END, "&lt;|im_end|&gt;") in page
     assert "&lt;b&gt;Be&lt;/b&gt; kind." in page
-    assert set(re.findall(r"</?(\w+)", page)) <= {"b", "br", "div", "i", "p"}
+    assert set(re.findall(r"</?(\w+)", page)) <= {"b", "div", "i", "pre"}
     assert f"⟦#fox #sky{END}⟧" in bundle["text/plain"]
 
 

@@ -26,6 +26,7 @@ from workbench.receipts import receipts
 
 Write = Callable[..., Path]
 STEPS = 10
+SKILLS = ["greetings", "json", "story", "sums", "who", "words"]
 SHORT: dict[str, Any] = {
     "recipe": "tiny",
     "max_steps": STEPS,
@@ -103,6 +104,9 @@ def test_what_is_left(case: Case) -> None:
     assert config["base_model_name_or_path"] == "data/tiny-chat"
     rows = [json.loads(line) for line in (folder / "training.jsonl").read_text().splitlines()]
     assert rows == list(case.training.curve)
+    written = Recipe.read(folder / "recipe.yaml")
+    assert written == case.training.recipe
+    assert written.source is not None
     assert rows[0] == {"step": 0, "held_out_loss": case.training.before.loss}
     assert rows[-1] == {"step": STEPS, "held_out_loss": case.training.after.loss}
     assert all(row["tokens_per_second"] > 0 for row in rows if "loss" in row)
@@ -184,8 +188,16 @@ def test_the_written_recipe_repeats_the_same_losses_and_bytes(case: Case, tmp_pa
 
 
 def test_another_seed_is_another_training(case: Case, tmp_path: Path) -> None:
-    other = case.again(tmp_path / "other", seed=1, max_steps=2, evaluation="none")
+    other = case.again(
+        tmp_path / "other", seed=1, max_steps=2, evaluation="none", skill_items=len(SKILLS) * 2
+    )
     assert losses(other) != case.losses()[:2]
+    assert other.before.skill_names() == SKILLS
+    for measured in (other.before, other.after):
+        assert measured.skills is not None
+        assert measured.skills.failed == 0
+        assert measured.accuracy() is None  # there are no held-out rows
+    assert other.points_lost is not None
 
 
 def test_a_changed_dataset_is_not_a_repeat(case: Case, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from touched_memory import touched
 
 from workbench.errors import InputError
 from workbench.machine import probes
@@ -24,14 +25,6 @@ linux = pytest.mark.xfail(sys.platform != "linux", reason="there is no /proc to 
 exact_peak = pytest.mark.xfail(
     not probes.HostPeak.permitted(), reason="this kernel does not let its peak be reset"
 )
-
-
-def touched(size: int) -> np.ndarray:
-    """Map and touch ``size`` bytes: what malloc has freed before has no part in it."""
-    private = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    array = np.frombuffer(private, dtype=np.uint8)
-    array[:] = 1
-    return array
 
 
 def spike(size: int) -> None:

@@ -49,6 +49,7 @@ def test_it_says_that_nothing_was_measured_until_something_was() -> None:
     assert "not yet measured here" in shown["text/plain"]
     assert "not yet measured here" in shown["text/html"]
     assert "A note." in shown["text/html"]
+    assert "<img" not in shown["text/html"]  # nbconvert's sanitiser would show it as text
     banded = SMALL.with_band(4 * GIB, 6 * GIB, source="3 receipts")
     assert "4.00 to 6.00 GiB by 3 receipts" in str(banded)
     assert "not yet measured" not in str(banded)

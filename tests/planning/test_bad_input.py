@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import workbench as wb
 from workbench.catalog import Architecture, Card
-from workbench.errors import InputError, UnsupportedError, WorkbenchError
+from workbench.errors import InputError, MissingPackageError, UnsupportedError, WorkbenchError
 from workbench.machine import Machine
+from workbench.planning import forms, refused
 
 
 @pytest.mark.parametrize(
@@ -105,6 +105,17 @@ def test_a_card_without_files_and_one_at_a_service_are_no_plans() -> None:
         wb.plan("gemini-2.0-flash", machine="24GB-cuda", engine="llama.cpp")
 
 
-def test_packed_weights_without_their_package_say_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match="gptqmodel"):
-        wb.plan("qwen2.5-32b-instruct-awq", device="cpu")
+def test_packed_weights_without_their_package_say_what_is_missing() -> None:
+    for given in ({}, {"engine": "transformers"}):
+        with pytest.raises(MissingPackageError, match=r"awq weights.*gptqmodel") as caught:
+            wb.plan("qwen2.5-32b-instruct-awq", device="cpu", **given)
+        assert "pip install gptqmodel" in str(caught.value)
+
+
+def test_a_form_without_its_package_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    for room in (forms, refused):
+        monkeypatch.setattr(room, "is_installed", lambda module: module != "bitsandbytes")
+    for name in ("nf4", "fp4-double"):
+        with pytest.raises(MissingPackageError, match=f"form {name}.*pip install bitsandbytes"):
+            wb.plan("tiny-chat", engine="transformers", quantization=name)
+    assert wb.plan("tiny-chat", engine="transformers").quantization == "none"

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 import workbench as wb
-from workbench.catalog import Card
+from workbench.catalog import Card, locate, resolve
+from workbench.engines.server_command import command_for
+from workbench.errors import InputError
 from workbench.paths import shipped
 from workbench.planning import Plan
 from workbench.planning.policy import rules
@@ -285,6 +287,62 @@ def test_a_server_is_chosen_by_name_only() -> None:
     assert two.tensor_parallel == 2
     assert two.estimate.weights < 0.6 * one.estimate.weights
     assert two.needs[0].needed_bytes > one.needs[0].needed_bytes  # two runtimes beside the halves
+
+
+def test_each_slot_of_llama_server_has_a_whole_context() -> None:
+    given: dict[str, Any] = {"quantization": "Q4_K_M", "context": 4096, "machine": "24GB-cuda"}
+
+    def served(**more: Any) -> Plan:
+        return wb.plan("qwen2.5-7b-instruct", engine="llama-server", **given, **more)
+
+    one = wb.plan("qwen2.5-7b-instruct", engine="llama.cpp", **given).estimate
+    assert one is not None
+    for more, slots in (({}, 4), ({"parallel": 1}, 1), ({"parallel": 6}, 6), ({"batch": 7}, 7)):
+        found = served(**more)
+        assert found.estimate is not None
+        assert found.estimate.cache == slots * one.cache
+        assert found.estimate.weights == one.weights
+        assert found.batch == more.get("batch", 1)
+        assert any(f"(parallel={slots})" in said for said in found.reasons)
+        files = locate(resolve("tiny-chat"))
+        words = command_for(dataclasses.replace(found, files=files)).words
+        assert words[words.index("--parallel") + 1] == str(slots)
+        assert words[words.index("--ctx-size") + 1] == str(slots * 4096)
+    much = served(parallel=200, device="cuda")
+    assert not much.fits
+    assert "parallel=50 instead of 200." in much.changes
+    assert served(parallel=50, device="cuda").fits
+    assert not served(parallel=100, device="cuda").fits
+    with pytest.raises(InputError, match="parallel must be 1 or more"):
+        served(parallel=0)
+
+
+def test_sliding_layers_of_llama_server_hold_their_window_only() -> None:
+    given: dict[str, Any] = {"quantization": "Q4_K_M", "context": 8192, "machine": "24GB-cuda"}
+    served = wb.plan("gemma-3-4b-it", engine="llama-server", parallel=1, **given).estimate
+    whole = wb.plan("gemma-3-4b-it", engine="llama.cpp", **given).estimate
+    small = wb.plan("gemma-3-4b-it", engine="llama.cpp", swa_full=False, **given).estimate
+    assert served is not None
+    assert whole is not None
+    assert small is not None
+    assert served.cache == small.cache < whole.cache
+
+
+def test_a_gguf_under_transformers_needs_the_ram_that_it_is_unpacked_in() -> None:
+    given: dict[str, Any] = {"engine": "transformers", "quantization": "Q4_K_M", "context": 2048}
+    found = planned("llama-3.1-8b-instruct", "24GB-cuda+16GB-ram", **given)
+    (ram,) = [need for need in found.needs if need.place == "RAM"]
+    assert ram.needed_bytes > 2 * 8.03e9  # 16 bits of every weight, in RAM and on the device
+    assert found.fits is False
+    assert found.estimate is not None
+    part = found.estimate.part("unpacking in RAM")
+    assert part is not None
+    assert part.place == "host"
+    assert check(planned("llama-3.1-8b-instruct", "24GB-cuda+32GB-ram", **given)).device == "cuda"
+    for machine, plain in (("32GB-cpu", given), ("24GB-cuda", {**given, "quantization": "none"})):
+        other = planned("llama-3.1-8b-instruct", machine, **plain).estimate
+        assert other is not None
+        assert other.part("unpacking in RAM") is None
 
 
 def test_a_card_that_only_names_a_folder_is_planned_like_the_folder() -> None:

@@ -38,9 +38,14 @@ def texts(folder: Path) -> str:
     return "".join(out.get("text", "") for out in outputs)
 
 
-def test_a_good_run(notebook: Callable[..., Path], home: Path) -> None:
-    done = run(notebook(GOOD), {"times": 3}, word="猫", progress=False)
+def test_a_good_run(
+    notebook: Callable[..., Path], home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = run(notebook(GOOD), {"times": 3}, word="猫")
 
+    told = capsys.readouterr().err
+    assert "3/4 cells" in told
+    assert "small: 4 cells" in told
     assert done.outcome == "done"
     assert done.folder.parent == home / "outputs" / "runs"
     assert sorted(path.name for path in done.folder.iterdir()) == [
@@ -133,15 +138,6 @@ def test_a_notebook_without_the_tag_leaves_nothing(
     with pytest.raises(InputError, match="no cell tagged"):
         run(notebook(GOOD, parameters=None))
     assert not (home / "outputs").exists()
-
-
-def test_the_progress_says_which_cell(
-    notebook: Callable[..., Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    run(notebook(["print(word)"]))
-    err = capsys.readouterr().err
-    assert "1/2 cells" in err
-    assert "small: 2 cells" in err
 
 
 def test_whoever_waits_sees_what_the_cell_does(tmp_path: Path) -> None:

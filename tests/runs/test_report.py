@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,21 +43,6 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         patch.setenv("WORKBENCH_HOME", str(folder))
         path = write_notebook(folder / "small.ipynb", CELLS)
         yield run(path, times=5, progress=False)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    found = os.environ.get("WORKBENCH_CHROMIUM") or shutil.which("chromium")
-    quiet = ("background-networking", "component-update", "sync", "gpu")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=found,
-            args=["--headless", "--no-sandbox", *(f"--disable-{name}" for name in quiet)],
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from workbench.runs.exporter import styles
 from workbench.runs.untrusted import Headings, clean_html, markdown, tex
 
 ATTACKS = [
@@ -30,6 +31,9 @@ ATTACKS = [
     "<script>alert(1)",
     "<scr<script></script>ipt>alert(1)</script>",
     "<h2 id='plotly'>x</h2>",
+    r"$\href{javascript:alert(1)}{x}$",
+    r"\href{javascript:alert(1)}{x}",
+    r"\style{color:red}{x}",
 ]
 HARM = re.compile(
     r"<(script|svg|style|iframe|form|input|meta|base|object|link)\b|\son\w+\s*=|"
@@ -59,6 +63,17 @@ def test_math_becomes_mathml() -> None:
     assert "<mfrac>" in shown
     assert 'display="block"' in shown
     assert "$" not in shown
+
+
+def test_a_formula_keeps_what_it_says_without_its_address() -> None:
+    assert re.fullmatch(r"<math [^>]*>(<mrow>)*<mi>x</mi>(</mrow>)*</math>", tex(r"\href{a:b}{x}"))
+    assert tex("x" * 3000) == f"<code>{'x' * 3000}</code>"
+
+
+def test_a_formula_has_the_style_that_the_chat_gives_it() -> None:
+    assert '<math xmlns="http://www.w3.org/1998/Math/MathML" class="wb-formula"' in tex("x")
+    assert '.wb-formula [data-line="box"] {' in styles()
+    assert 'data-line="box"' in tex(r"\boxed{42}")
 
 
 def test_dollars_are_no_math() -> None:

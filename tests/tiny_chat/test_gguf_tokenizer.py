@@ -8,16 +8,13 @@ from typing import Any
 import pytest
 from odd_strings import odd_strings
 
-from workbench.catalog import locate, resolve
-from workbench.formats.gguf import convert
 from workbench.formats.vocabulary import Vocabulary, vocabulary
 
 
 @pytest.fixture(scope="module")
-def gguf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vocabulary]:
+def gguf(f16: Path) -> Iterator[Vocabulary]:
     """The vocabulary of the embedded model's GGUF, as llama.cpp reads it."""
-    files = locate(resolve("tiny-chat"))
-    with vocabulary(convert(files, tmp_path_factory.mktemp("gguf") / "tiny.gguf")) as opened:
+    with vocabulary(f16) as opened:
         yield opened
 
 

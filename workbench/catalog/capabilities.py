@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 
 from pydantic import Field
 
@@ -40,6 +41,15 @@ class Words(Settings):
     """Further environment variables."""
 
 
+class Shows(Settings):
+    """By what a chat template is known."""
+
+    has: tuple[str, ...]
+    """What stands in it, all of it."""
+    has_not: tuple[str, ...] = ()
+    """What does not, none of it."""
+
+
 class ServerFacts(Settings):
     """How a server is started, asked whether it is ready, and understood when it dies.
 
@@ -73,6 +83,9 @@ class ServerFacts(Settings):
     """Words by option that is given as false."""
     options_environment: dict[str, dict[str, str]] = {}
     """Environment variables by option that is given and not false."""
+    tool_parsers: dict[str, Shows] = {}
+    """Its parsers of tool calls, by the templates that each is taken for where ``tool_parser`` is
+    not given."""
     dtypes: dict[str, str] = {}
     """Our name of a dtype and the server's."""
     key_environment: str | None = None
@@ -106,10 +119,14 @@ class EngineFacts(Settings):
     """File kinds it loads: safetensors, gguf. One it converts from is in ``converts``."""
     converts: tuple[str, ...] = ()
     """File kinds that are converted once, through formats/, before it loads them."""
+    only_when_named: tuple[str, ...] = ()
+    """File kinds that it unpacks while loading, and so loads only where the user names it."""
     quantizations: tuple[str, ...] = ()
     """Quantizations it makes on load or through a converted file."""
     on_load: tuple[str, ...] = ("int8", "nf4")
     """Which of them it makes itself while it loads plain safetensors."""
+    only_when_asked: tuple[str, ...] = ()
+    """Quantizations that no plan takes by itself: another of the same engine is as good."""
     needs: tuple[Needs, ...] = ()
     """Modules that some quantizations need besides the engine's own."""
     dtypes: tuple[str, ...] = ()
@@ -118,6 +135,8 @@ class EngineFacts(Settings):
     """Where it runs."""
     powers: tuple[str, ...] = ()
     """What its loaded models can do, where the model itself allows it."""
+    lacks: dict[str, str] = Field(default_factory=dict)
+    """Every other power, and in a sentence why none of its models has it."""
     server: ServerFacts | None = None
     """How it is started, where it is a server of its own."""
     estimated_as: str | None = None
@@ -148,6 +167,16 @@ def engine_facts() -> dict[str, EngineFacts]:
         EngineFacts.read(path) for path in sorted(shipped("configs", "engines").glob("*.yaml"))
     ]
     return {facts.name: facts for facts in sorted(found, key=lambda facts: facts.order)}
+
+
+@functools.cache
+def shown_powers() -> dict[str, frozenset[str]]:
+    """Return by engine the powers that the conformance suite exercised, from its results.
+
+    They are in ``data/powers.json``, which ``benchmarks/powers.py`` writes from a run of the suite.
+    """
+    found = json.loads(shipped("data", "powers.json").read_text(encoding="utf-8"))
+    return {engine: frozenset(powers) for engine, powers in found["shown"].items()}
 
 
 def automatic_engines() -> list[str]:

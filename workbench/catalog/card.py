@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, field_validator
 from workbench.catalog.architecture import Architecture
 from workbench.errors import InputError
 from workbench.figures import Table
+from workbench.messages import Sampling
 from workbench.settings import Settings
 
 Task = Literal["chat", "code", "reasoning", "vision", "embedding", "rerank"]
@@ -202,6 +203,22 @@ class Card(Settings):
             InputError: It names an environment variable that is not set.
         """
         return None if self.projector is None else expanded(self.projector)
+
+    def recommended_sampling(self, *, thinking: bool = False) -> Sampling:
+        """Return the sampling that the model's makers recommend; greedy where they name none.
+
+        Models answer greedily unless it is handed to them: ``model.ask(question,
+        model.card.recommended_sampling())``. Cuts without a temperature are made at 1.
+
+        Args:
+            thinking: Take what is recommended while it thinks, where that differs.
+        """
+        given = dict(self.sampling.model_dump(exclude_none=True)) if self.sampling else {}
+        if thinking and self.thinking_sampling:
+            given |= self.thinking_sampling.model_dump(exclude_none=True)
+        if given.keys() & {"top_p", "top_k", "min_p"}:
+            given.setdefault("temperature", 1.0)
+        return Sampling.of(**given)
 
     def given(self) -> dict[str, Any]:
         """Return what the card says as plain data, without the keys it leaves out."""

@@ -16,7 +16,7 @@ app = typer.Typer(
 )
 
 Model = Annotated[str, typer.Argument(help="A card id, a folder of safetensors or a .gguf file.")]
-EngineOption = Annotated[str, typer.Option(help="transformers, llama.cpp, scripted or auto.")]
+EngineOption = Annotated[str, typer.Option(help="A name of `workbench engines`, or auto.")]
 QuantizationOption = Annotated[str, typer.Option(help="none, int8, nf4, Q4_K_M, ... or auto.")]
 DtypeOption = Annotated[str, typer.Option(help="fp32, bf16, fp16 or auto.")]
 ContextOption = Annotated[int | None, typer.Option(help="Tokens of context to allocate.")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -15,6 +15,68 @@ from workbench.planning import Plan
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+
+Stopped = Callable[[], bool]
+"""Asked between two tokens of a batch: whether somebody wants it to end."""
+
+
+def never() -> bool:
+    """Return that nobody wants it to end."""
+    return False
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in ``ask_many``: a KeyboardInterrupt that has the replies so far.
+
+    Attributes:
+        replies: One for each conversation, in order, as ``model.stop()`` leaves them: what is not
+            whole says ``cancelled`` and has what came of it.
+    """
+
+    def __init__(self, replies: Sequence[Reply]) -> None:
+        self.replies = list(replies)
+        whole = sum(reply.finish_reason != "cancelled" for reply in self.replies)
+        super().__init__(
+            f"{whole} of {len(self.replies)} replies are whole. "
+            "All are in this exception: import sys; sys.last_value.replies"
+        )
+
+
+class Ending:
+    """Whether many replies are to end before they are whole; asked as ``stopped`` is.
+
+    Attributes:
+        interrupted: Whether Ctrl-C was pressed.
+    """
+
+    def __init__(self, stopped: Stopped = never) -> None:
+        self._stopped = stopped
+        self.interrupted = False
+
+    def __call__(self) -> bool:
+        """Return whether they are to end."""
+        return self.interrupted or self._stopped()
+
+    def interrupt(self) -> None:
+        """Take a Ctrl-C while others answer, who need a moment to end.
+
+        Raises:
+            KeyboardInterrupt: It is the second one, from somebody who does not want to wait.
+        """
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+
+    def ended(self, replies: list[Reply]) -> list[Reply]:
+        """Return the replies.
+
+        Raises:
+            Interrupted: Ctrl-C was pressed; it has them.
+        """
+        if self.interrupted:
+            raise Interrupted(replies)
+        return replies
 
 
 class Power(StrEnum):
@@ -150,12 +212,20 @@ class BatchingSession(Session, Protocol):
     """Sessions with BATCH."""
 
     def ask_many(
-        self, conversations: Sequence[Sequence[Message]], sampling: Sampling
+        self,
+        conversations: Sequence[Sequence[Message]],
+        sampling: Sampling,
+        stopped: Stopped = never,
     ) -> list[Reply]:
         """Return one reply for each conversation, in order.
 
         A conversation that fails gets a reply with ``finish_reason="error"``; greedy replies
-        equal those of single asks, up to near ties in the arithmetic.
+        equal those of single asks, up to near ties in the arithmetic. When ``stopped`` says so,
+        replies in progress end with ``finish_reason="cancelled"`` and what they have, those not
+        begun with nothing; whole ones stay.
+
+        Raises:
+            Interrupted: Ctrl-C was pressed; it has the replies as ``stopped`` leaves them.
         """
         ...
 

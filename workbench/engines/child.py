@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from workbench.engines import death, plain
 from workbench.engines.wire import Wire
-from workbench.errors import ChildDiedError, EngineError
+from workbench.errors import ChildDiedError, EngineError, InputError
 from workbench.paths import PACKAGE
 
 _MAIN = """import sys
@@ -26,10 +26,12 @@ sys.path.append(sys.argv.pop())
 from workbench.engines.inside import main
 main()"""
 _LOG_TAIL = 16_000
-_PYTHON_STACKS = "Fatal Python error:"
+_PYTHON_STACKS, _CURRENT, _FRAMES = "Fatal Python error:", "Current thread", 3
 _LOG_LINES = 6
 _LOOK_SECONDS = 1.0
+_STOP_SECONDS = 0.02
 _END_SECONDS = 5.0
+_LAST_SECONDS = 10.0
 
 
 class Child:
@@ -82,25 +84,35 @@ class Child:
         except OSError:
             self.forget(number)
             raise self._death() from None
-        except BaseException:
+        except InputError:
             self.forget(number)
+            raise
+        except BaseException:  # interrupted: it may have been sent
+            self.cancel(number)
             raise
         return number
 
-    def answer(self, number: int, *, until: float | None = None) -> dict[str, Any]:
+    def answer(
+        self, number: int, *, until: float | None = None, stopped: Callable[[], bool] | None = None
+    ) -> dict[str, Any]:
         """Return the next frame that answers a request, whoever of several threads reads it.
 
         Args:
             number: The request.
             until: ``time.monotonic()`` at which to give up, or None.
+            stopped: Asked all the while; when it says so, the child is told to come to an end.
 
         Raises:
             WorkbenchError: The error that the child sent.
             ChildDiedError: The child is gone.
             TimeoutError: No answer came in time.
         """
+        look = _LOOK_SECONDS if stopped is None else _STOP_SECONDS
         while True:
-            frame = self._read(number)
+            frame = self._read(number, look)
+            if frame is None and stopped is not None and stopped():
+                stopped, look = None, _LOOK_SECONDS
+                self._tell("stop", number)
             if frame is None:
                 if until is not None and time.monotonic() > until:
                     raise TimeoutError
@@ -109,18 +121,18 @@ class Child:
                 raise plain.to_error(frame["error"], changes=self._changes)
             return frame
 
-    def _read(self, number: int) -> dict[str, Any] | None:
-        """Take a frame from the box of a request, or read one; None after a second of silence."""
+    def _read(self, number: int, seconds: float) -> dict[str, Any] | None:
+        """Take a frame from the box of a request, or read one; None after so long a silence."""
         with self._boxes_changed:
             if self._boxes[number]:
                 return self._boxes[number].popleft()
             if self._reading:  # another thread reads, and sorts what it reads into the boxes
-                self._boxes_changed.wait(_LOOK_SECONDS)
+                self._boxes_changed.wait(seconds)
                 return None
             self._reading = True
         frame: dict[str, Any] | None = None
         try:
-            frame = self._wire.receive(_LOOK_SECONDS)
+            frame = self._wire.receive(seconds)
         except TimeoutError:
             if self.process.poll() is not None:
                 raise self._death() from None
@@ -137,8 +149,11 @@ class Child:
     def cancel(self, number: int) -> None:
         """Ask the child to stop a request; its further frames are dropped."""
         self.forget(number)
+        self._tell("cancel", number)
+
+    def _tell(self, what: str, number: int) -> None:
         with contextlib.suppress(OSError):
-            self._wire.send({"id": 0, "do": "cancel", "of": number})
+            self._wire.send({"id": 0, "do": what, "of": number})
 
     def forget(self, number: int) -> None:
         """Drop a request's frames from now on."""
@@ -151,9 +166,15 @@ class Child:
         *,
         timeout: float | None = None,
         progress: Callable[[Any], None] | None = None,
+        stopped: Callable[[], bool] | None = None,
+        interrupt: Callable[[], None] | None = None,
         **arguments: Any,
     ) -> Any:
         """Send a request and return its result; when this is interrupted, it is cancelled there.
+
+        ``stopped`` is asked all the while: when it says so, the child comes to an end and answers.
+        With ``interrupt``, a Ctrl-C is raised in the child instead, which answers with what it has
+        within some seconds; ``interrupt`` is told of it, and may raise to end the wait.
 
         Raises:
             WorkbenchError: The error that the child sent.
@@ -164,13 +185,25 @@ class Child:
         number = self.start(operation, **arguments)
         try:
             while True:
-                frame = self.answer(number, until=until)
+                try:
+                    frame = self.answer(number, until=until, stopped=stopped)
+                except KeyboardInterrupt:
+                    if interrupt is None:
+                        raise
+                    interrupt()
+                    self._tell("interrupt", number)
+                    until = time.monotonic() + _LAST_SECONDS
+                    continue
                 if "progress" not in frame:
                     break
                 if progress is not None:
                     progress(frame["progress"])
+                if until is not None and time.monotonic() > until:
+                    raise TimeoutError
         except TimeoutError:
             self.cancel(number)
+            if timeout is None:  # it was interrupted, and is in the middle of a long step
+                raise KeyboardInterrupt from None
             raise EngineError(
                 f"The child process did not finish within {timeout:g} seconds.",
                 hint="Give it more time, or less to do.",
@@ -217,15 +250,23 @@ class Child:
         size = os.fstat(self._log.fileno()).st_size
         tail = os.pread(self._log.fileno(), _LOG_TAIL, max(0, size - _LOG_TAIL))
         text = tail.decode("utf-8", "replace")
-        before = text.partition(_PYTHON_STACKS)[0]  # a native abort gives its reason first
-        lines = [line.strip() for line in (before if before.strip() else text).splitlines()]
-        return " | ".join([line for line in lines if line][-_LOG_LINES:])
+        before, found, stacks = text.partition(_PYTHON_STACKS)  # a native abort says why first
+        lines = [line.strip() for line in before.splitlines() if line.strip()][-_LOG_LINES:]
+        if not lines and found:
+            lines = [found + stacks.partition("\n")[0], *_frames(stacks)]
+        return " | ".join(lines)
 
     def close(self) -> None:
         """End the child; safe to call twice."""
         self._end()
         self._log.close()
         self._arrays.close()
+
+
+def _frames(stacks: str) -> list[str]:
+    """Return the innermost frames of the thread that ended a process, by its fault handler."""
+    own = stacks.partition(_CURRENT)[2].splitlines()[1:]
+    return [line.strip() for line in own[:_FRAMES] if line.strip().startswith("File ")]
 
 
 def _start(
@@ -243,7 +284,13 @@ def _start(
         stdout=log,
         stderr=log,
         pass_fds=(connection, arrays),
-        env={**os.environ, "GGML_NO_BACKTRACE": "1", "TOKENIZERS_PARALLELISM": "false"},
+        env={
+            **os.environ,
+            "GGML_NO_BACKTRACE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "WORKBENCH_QUIET": "1",  # bars are drawn by the parent
+        },
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.engines import plain
-from workbench.engines.base import Power
+from workbench.engines.base import Ending, Power, Stopped, never
 from workbench.engines.child import Child
 from workbench.engines.memory import Grown
 from workbench.errors import WorkbenchError
@@ -47,6 +47,7 @@ class ChildSession:
     Attributes:
         powers: What the model there can do.
         context: Tokens that prompt and reply may take together, None where it is not told.
+        template: The model's chat template, "" where the engine does not tell.
         grown: What loading added to the child's memory.
     """
 
@@ -59,6 +60,7 @@ class ChildSession:
     def _take(self, state: dict[str, Any]) -> None:
         self.powers = frozenset(Power(name) for name in state["powers"])
         self.context: int | None = state["context"]
+        self.template: str = state["template"]
 
     @property
     def pid(self) -> int:
@@ -101,15 +103,25 @@ class ChildSession:
                 self._child.cancel(number)
 
     def ask_many(
-        self, conversations: Sequence[Sequence[Message]], sampling: Sampling
+        self,
+        conversations: Sequence[Sequence[Message]],
+        sampling: Sampling,
+        stopped: Stopped = never,
     ) -> list[Reply]:
-        """Answer several conversations at once."""
+        """Answer several conversations at once.
+
+        Raises:
+            Interrupted: Ctrl-C was pressed; it has what the child had answered.
+        """
+        ending = Ending(stopped)
         replies = self._child.request(
             "ask_many",
+            stopped=stopped,
+            interrupt=ending.interrupt,
             conversations=[plain.from_messages(messages) for messages in conversations],
             sampling=plain.from_sampling(sampling),
         )
-        return [plain.to_reply(reply) for reply in replies]
+        return ending.ended([plain.to_reply(reply) for reply in replies])
 
     def tokenize(self, text: str) -> list[int]:
         """Return the ids of ``text``."""

@@ -35,7 +35,7 @@ class Choice:
             if sampling.seed is None:
                 self._generator.seed()
             else:
-                self._generator.manual_seed(sampling.seed)
+                self._generator.manual_seed(sampling.seed % 2**64)
         self._first = True
 
     def __call__(self, logits: Any) -> int:

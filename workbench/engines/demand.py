@@ -27,6 +27,8 @@ def demanded_by(sampling: Sampling) -> Iterator[Power]:
         yield Power.TOOLS
     if sampling.top_logprobs:
         yield Power.LOGPROBS
+    if sampling.think:
+        yield Power.THINKING
 
 
 def require(
@@ -39,14 +41,17 @@ def require(
         powers: What the loaded model can do.
         label: The model's name.
         engine: Its engine, which the hint leaves out.
-        why: A sentence that says more.
+        why: A sentence that says more; default is the engine's own reason.
 
     Raises:
         UnsupportedError: The model lacks the power; the hint names the engines that have it.
     """
     if power in powers:
         return
-    able = [name for name, facts in engine_facts().items() if power in facts.powers]
+    known = engine_facts()
+    if not why and engine in known:
+        why = known[engine].lacks.get(power, "")
+    able = [name for name, facts in known.items() if power in facts.powers]
     others = ", ".join(name for name in able if name != engine)
     raise UnsupportedError(
         f"{label} cannot {SAID[power]}.{f' {why}' if why else ''}",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from workbench.engines.transformers_template import for_template, template_text, whole_text
 from workbench.engines.vocabulary import TokenBytes
 from workbench.errors import InputError, UnsupportedError
 from workbench.messages import Message
@@ -20,6 +21,7 @@ class HubTokenizer:
 
     Attributes:
         bytes_of: The bytes of each id.
+        template: Its chat template, None where it has none; of several all of them.
         has_template: Whether it knows a chat template.
     """
 
@@ -27,6 +29,7 @@ class HubTokenizer:
         self._tokenizer = tokenizer
         self._lock = threading.RLock()  # fast tokenizers refuse two callers at once
         self.bytes_of = TokenBytes(tokenizer)
+        self.template = template_text(tokenizer)
         self.has_template = bool(tokenizer.chat_template)
 
     @classmethod
@@ -48,7 +51,9 @@ class HubTokenizer:
     def ids(self, text: str) -> list[int]:
         """Return the ids of a text; special tokens written in it are parsed, none is added."""
         with self._lock:
-            found: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+            found: list[int] = self._tokenizer(whole_text(text), add_special_tokens=False)[
+                "input_ids"
+            ]
         return found
 
     def ids_with_start(self, text: str) -> list[int]:
@@ -56,7 +61,7 @@ class HubTokenizer:
         plain = self.ids(text)
         start = self._tokenizer.bos_token_id
         with self._lock:
-            whole: list[int] = self._tokenizer(text)["input_ids"]
+            whole: list[int] = self._tokenizer(whole_text(text))["input_ids"]
         added = bool(whole) and whole[0] == start and plain[:1] != [start]
         return [start, *plain] if added else plain
 
@@ -81,7 +86,7 @@ class HubTokenizer:
         try:
             with self._lock:
                 return self._tokenizer.apply_chat_template(
-                    [message.as_dict() for message in messages],
+                    [for_template(message) for message in messages],
                     add_generation_prompt=prompted,
                     **more,
                 )

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.engines import plain
-from workbench.engines.base import Power
+from workbench.engines.base import Interrupted, Power
 from workbench.engines.wire import Wire
 from workbench.errors import EngineError, InputError, WorkbenchError
 from workbench.messages import Piece
@@ -35,8 +35,8 @@ _AT_ONCE = ("tokenize", "detokenize", "render", "prompt_ids")
 """Answered while a stream goes on: they do not touch the model."""
 
 
-class _Cancelled(BaseException):
-    """Raised in the main thread when the parent cancels what it does."""
+class _Cancelled(KeyboardInterrupt):
+    """Raised in the main thread when the parent cancels or interrupts what it does."""
 
 
 class Server:
@@ -53,6 +53,9 @@ class Server:
         self._session: Any = None
         self._work: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._wanted: set[int] = set()
+        self._stopped: set[int] = set()
+        self._interrupted: set[int] = set()
+        self._asking = False
         self._streams: dict[int, Any] = {}
         self._current = 0
 
@@ -89,6 +92,12 @@ class Server:
         if operation == "cancel":
             self._cancel(int(request["of"]))
             return
+        if operation in ("stop", "interrupt"):
+            self._stopped.add(int(request["of"]))
+            if operation == "interrupt":
+                self._interrupted.add(int(request["of"]))
+                self._wake()
+            return
         self._wanted.add(request["id"])
         if operation in _AT_ONCE:
             self._answer(request, self._at_once)
@@ -104,11 +113,19 @@ class Server:
         if stream is not None:
             with contextlib.suppress(ValueError):  # it runs, and sees by itself
                 stream.close()
+        self._wake()
+
+    def _wake(self) -> None:
+        """Have the main thread look whether its work is still wanted."""
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
     def _on_cancel(self, *_: object) -> None:
-        if self._current and self._current not in self._wanted:
+        current = self._current
+        if current and current not in self._wanted:
             self._current = 0
+            raise _Cancelled
+        if current in self._interrupted and self._asking:
+            self._interrupted.discard(current)
             raise _Cancelled
 
     def _do(self, request: dict[str, Any]) -> None:
@@ -122,6 +139,8 @@ class Server:
         finally:
             self._current = 0
             self._wanted.discard(number)
+            self._stopped.discard(number)
+            self._interrupted.discard(number)
 
     def _answer(
         self, request: dict[str, Any], work: Callable[[dict[str, Any]], dict[str, Any]]
@@ -170,9 +189,7 @@ class Server:
         if operation == "call":
             return {"result": self._call(request)}
         if operation == "ask_many":
-            many = [plain.to_messages(turns) for turns in request["conversations"]]
-            replies = self._session.ask_many(many, plain.to_sampling(request["sampling"]))
-            return {"result": [plain.from_reply(reply) for reply in replies]}
+            return {"result": self._ask_many(request)}
         if operation in _ARRAYS:
             found = getattr(self._session, operation)(*request["arguments"])
             return {"array": self._keep(found)}
@@ -184,6 +201,19 @@ class Server:
             getattr(self._session, operation)()
             return self._state()
         raise EngineError(f"The child process was asked for {operation!r}, which it does not know.")
+
+    def _ask_many(self, request: dict[str, Any]) -> list[dict[str, Any]]:
+        number, stopped = request["id"], self._stopped
+        many = [plain.to_messages(turns) for turns in request["conversations"]]
+        sampling = plain.to_sampling(request["sampling"])
+        try:
+            self._asking = True
+            replies = self._session.ask_many(many, sampling, lambda: number in stopped)
+        except Interrupted as cut:
+            replies = cut.replies
+        finally:
+            self._asking = False
+        return [plain.from_reply(reply) for reply in replies]
 
     def _open(self, request: dict[str, Any]) -> dict[str, Any]:
         from workbench.engines.memory import Growth
@@ -202,6 +232,7 @@ class Server:
             "result": {
                 "powers": sorted(session.powers),
                 "context": getattr(session, "context", None),
+                "template": str(getattr(session, "template", None) or ""),
             }
         }
 

@@ -64,6 +64,10 @@ class LlamaCppEngine:
         module = library()
         pooling = pooling_of(header.metadata, plan)
         if pooling is not None:
+            if plan.adapter is not None:
+                raise UnsupportedError(
+                    f"The engine llama.cpp takes no adapter on {plan.card.id}, which does not chat."
+                )
             llama = load(module, plan, exact=False, **batch_arguments(pooling, plan))
             embedder = LlamaCppEmbedder(llama, module, plan)
             close_at_exit(embedder)

@@ -46,7 +46,7 @@ class Adapters:
     def __init__(self, module: Any, llama: Any, card: Card, architecture: str) -> None:
         self._c, self._llama, self._card = module, llama, card
         self._architecture = architecture
-        self._loaded: dict[Path, Any] = {}
+        self._loaded: dict[tuple[Path, int, int], Any] = {}
 
     def use(self, adapter: Path | None) -> None:
         """Answer with this adapter from now on, or with the base model.
@@ -63,7 +63,9 @@ class Adapters:
             raise FormatError(f"llama.cpp does not take the adapter {adapter}: {last_words()}.")
 
     def _native(self, path: Path) -> Any:
-        if path not in self._loaded:
+        facts = path.stat()
+        key = (path, facts.st_size, facts.st_mtime_ns)  # it may have been trained again
+        if key not in self._loaded:
             _check_lora(path, self._architecture)
             clear()
             found = self._c.llama_adapter_lora_init(self._llama.model, str(path).encode())
@@ -73,8 +75,8 @@ class Adapters:
                     f"llama.cpp does not take the adapter {path.name}: {said}.",
                     hint="It belongs to another model.",
                 )
-            self._loaded[path] = found
-        return self._loaded[path]
+            self._loaded[key] = found
+        return self._loaded[key]
 
     def close(self) -> None:
         """Free them, before the model is freed."""

@@ -12,7 +12,7 @@ from typing import Any
 from workbench.errors import EngineError, InputError
 from workbench.messages import Likelihood, Sampling
 
-_SEED_BITS = 0xFFFFFFFF
+_RANDOM_SEED = 0xFFFFFFFF  # llama.cpp draws a fresh one for it
 _NEVER = -math.inf
 
 
@@ -282,6 +282,6 @@ def _chain(module: Any, vocabulary: int, sampling: Sampling, context: int) -> An
         add(module.llama_sampler_init_top_p(sampling.top_p, 1))
     if sampling.min_p:
         add(module.llama_sampler_init_min_p(sampling.min_p, 1))
-    seed = secrets.randbits(31) if sampling.seed is None else sampling.seed & _SEED_BITS
+    seed = secrets.randbits(31) if sampling.seed is None else sampling.seed % _RANDOM_SEED
     add(module.llama_sampler_init_dist(seed))
     return chain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -144,7 +145,8 @@ class LlamaCppEmbedder:
         template = module.llama_model_chat_template(self._llama.model, b"rerank")
         if template:
             text = template.decode("utf-8", "replace")
-            text = text.replace("{query}", query).replace("{document}", document)
+            said = {"query": query, "document": document}  # may hold the marks themselves
+            text = re.sub(r"\{(query|document)\}", lambda mark: said[mark[1]], text)
             return self.words.tokenize(text)
         end = module.llama_vocab_eos(native)
         end = module.llama_vocab_sep(native) if end < 0 else end

@@ -48,7 +48,8 @@ def grammar_of(sampling: Sampling, model: Path | None) -> str | None:
         return _checked(sampling.grammar, str(model) if model and "<" in sampling.grammar else "")
     if sampling.schema is not None:
         try:
-            text = json.dumps(sampling.schema, ensure_ascii=False)
+            text = json.dumps(sampling.schema, ensure_ascii=False, allow_nan=False)
+            text.encode()  # half of a surrogate pair is no text
         except (TypeError, ValueError, RecursionError) as error:
             raise InputError(f"The schema is not plain JSON: {error}.") from None
         return from_schema(text)
@@ -146,7 +147,8 @@ def _checked(grammar: str, model: str) -> str:
     Raises:
         InputError: llama.cpp does not take it.
     """
-    if not grammar.strip() or "\0" in grammar or len(grammar) > _LONGEST:
+    broken = grammar.encode("utf-8", "replace") != grammar.encode("utf-8", "surrogatepass")
+    if broken or not grammar.strip() or "\0" in grammar or len(grammar) > _LONGEST:
         raise InputError(
             "A grammar is GBNF text of at most a million characters.",
             hint='For example: root ::= "yes" | "no"',
@@ -159,8 +161,8 @@ def _checked(grammar: str, model: str) -> str:
         )
     except ChildDiedError:
         reason = "it breaks llama.cpp's parser"
-    except EngineError:
-        reason = f"llama.cpp was not done with it in {_CHECK_SECONDS:g} seconds"
+    except EngineError as error:
+        reason = error.message.rstrip(".")
     if reason:
         raise InputError(
             f"llama.cpp does not take the grammar: {reason}.",

@@ -88,10 +88,12 @@ def tensors_in_ram(module: Any, patterns: Sequence[str]) -> Iterator[None]:
     )
     library: Any = importlib.import_module("llama_cpp.llama_cpp")
     with _patching:
-        original = library.llama_model_default_params
+        original, owner = library.llama_model_default_params, threading.get_ident()
 
         def with_overrides() -> Any:
             parameters = original()
+            if threading.get_ident() != owner:  # it loads another model
+                return parameters
             parameters.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p)
             return parameters
 

@@ -24,7 +24,9 @@ _SAID = {
     "lora_path": "Give adapter= instead.",
 }
 _COUNTS = ("n_batch", "n_ubatch", "n_threads", "n_threads_batch")
-_SWITCHES = ("use_mmap", "use_mlock", "flash_attn", "offload_kqv", "embedding", "prefix_reuse")
+_SWITCHES = (
+    "use_mmap", "use_mlock", "flash_attn", "offload_kqv", "embedding", "prefix_reuse", "swa_full",
+)  # fmt: skip
 _FLOATS = ("f32", "f16", "bf16")
 
 

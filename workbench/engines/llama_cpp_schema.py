@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -78,19 +79,36 @@ class _Rewriting:
         value = kept.pop(keyword)
         if keyword == "allOf":
             return self._merged([*value, *([kept] if kept else [])], where)
-        kept.pop("type", None)
+        kinds = kept.pop("type", _TYPES)
         if kept:
             raise self._refused(f"{keyword} beside {sorted(kept)[0]}", where)
-        if keyword == "$ref":
-            self._target(value, where)
-            return {"$ref": value}
-        if keyword == "const":
-            return {"const": value}
-        if not isinstance(value, list) or not value:
+        parts = [value] if keyword in ("$ref", "const") else value
+        if not isinstance(parts, list) or not parts:
             raise InputError(f"In the schema, {keyword!r} of {where} lists nothing.")
-        if keyword == "enum":
-            return {"enum": value}
-        return {"anyOf": [self.of(part, f"{where}/{keyword}") for part in value]}
+        if keyword in ("const", "enum"):
+            fitting = [each for each in parts if _is_of(each, kinds)]
+            if not fitting:
+                raise InputError(f"In the schema, {where} allows no value of its own type.")
+            return {"const": value} if keyword == "const" else {"enum": fitting}
+        if keyword == "$ref":
+            parts = [self._target(value, where)]
+        if kinds is not _TYPES and not all(self._agrees(part, kinds, where) for part in parts):
+            raise self._refused(f"{keyword} beside another type", where)
+        if keyword == "$ref":
+            return {"$ref": value}
+        return {"anyOf": [self.of(part, f"{where}/{keyword}") for part in parts]}
+
+    def _agrees(self, part: Any, kinds: Any, where: str) -> bool:
+        """Return whether all that a part of the schema allows is of these types."""
+        if isinstance(part, Mapping) and "$ref" in part:
+            part = self._target(part["$ref"], where)
+        if not isinstance(part, Mapping):
+            return False
+        listed = [part["const"]] if "const" in part else part.get("enum")
+        if listed is not None:
+            return all(_is_of(each, kinds) for each in listed)
+        given = part.get("type") or _implied(dict(part))
+        return given is not None and {*_listed(given)} <= _named(kinds)
 
     def _target(self, reference: Any, where: str) -> Any:
         if not isinstance(reference, str) or not reference.startswith("#/"):
@@ -155,7 +173,9 @@ class _Rewriting:
         return made
 
     def _object(self, kept: dict[str, Any], where: str) -> dict[str, Any]:
-        required = list(kept.get("required", ()))
+        required = kept.get("required", [])
+        if not isinstance(required, list):
+            raise InputError(f"In the schema, 'required' of {where} is no list.")
         named = dict(kept.get("properties", {}))
         for name in required:
             named.setdefault(name, {})
@@ -184,6 +204,7 @@ class _Rewriting:
         for name in ("minItems", "maxItems"):
             if name in kept:
                 made[name] = self._count(kept[name], name, where)
+        _check_order(made, "minItems", "maxItems", where)
         return self._no_more(kept, {"type", "items", "minItems", "maxItems"}, made, where)
 
     def _count(self, value: Any, name: str, where: str) -> int:
@@ -199,6 +220,7 @@ class _Rewriting:
         for name in ("minLength", "maxLength"):
             if name in kept:
                 made[name] = self._length(kept[name], name, where)
+        _check_order(made, "minLength", "maxLength", where)
         if len(made) == 1 and kind in ("date", "time", "date-time", "uuid"):
             made["format"] = kind
         return self._no_more(kept, {"type", "minLength", "maxLength"}, made, where)
@@ -213,16 +235,50 @@ class _Rewriting:
         bounds = {*kept} - {"type"}
         if not bounds or kind != "integer":
             return self._no_more(kept, {"type"}, {"type": kind}, where)
-        least = kept.get("minimum", kept.get("exclusiveMinimum", -1) + 1)
-        most = kept.get("maximum", kept.get("exclusiveMaximum", 0) - 1)
-        lower = bool(bounds & {"minimum", "exclusiveMinimum"})
-        upper = bool(bounds & {"maximum", "exclusiveMaximum"})
+        low, high = [], []
+        for name in sorted(used & bounds):
+            if not _is_of(kept[name], "integer"):
+                raise self._refused(f"{name} of {kept[name]!r}", where)
+            apart = int(name.startswith("exclusive"))
+            if name.endswith("inimum"):
+                low.append(int(kept[name]) + apart)
+            else:
+                high.append(int(kept[name]) - apart)
+        lower, upper = bool(low), bool(high)
+        least, most = max(low, default=0), min(high, default=0)
         if lower and upper and 0 <= most - least < _MOST_LISTED:
-            return {"enum": list(range(int(least), int(most) + 1))}
+            return {"enum": list(range(least, most + 1))}
         if lower and not upper and least in (0, 1):
-            return {"type": "integer", "minimum": int(least)}
+            return {"type": "integer", "minimum": least}
         name = sorted(bounds & used)[0]
         raise self._refused(f"{name} of {kept[name]!r}", where)
+
+
+def _check_order(made: Mapping[str, Any], least: str, most: str, where: str) -> None:
+    if least in made and most in made and made[least] > made[most]:
+        raise InputError(f"{least} of {where} is {made[least]}, above its {most} {made[most]}.")
+
+
+def _listed(kinds: Any) -> list[Any]:
+    return [kinds] if isinstance(kinds, str) else list(kinds)
+
+
+def _named(kinds: Any) -> set[Any]:
+    """Return the names of types that these allow: every integer is a number."""
+    found = {*_listed(kinds)}
+    return found | {"integer"} if "number" in found else found
+
+
+def _is_of(value: Any, kinds: Any) -> bool:
+    """Return whether a JSON value is of one of these types."""
+    if isinstance(value, bool):
+        kind = "boolean"
+    elif isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+        kind = "integer"
+    else:
+        pairs = ((str, "string"), (float, "number"), (list, "array"), (type(None), "null"))
+        kind = next((name for each, name in pairs if isinstance(value, each)), "object")
+    return kind in _named(kinds)
 
 
 def _implied(kept: Mapping[str, Any]) -> str | None:
@@ -262,10 +318,15 @@ def _json_pattern(pattern: Any, where: str) -> str:
             f"The pattern {pattern!r} ({where}) is not anchored.",
             hint="Begin it with ^, end with $.",
         )
-    if '"' in pattern or "[^" in pattern or "(?" in pattern:
+    if '"' in pattern or "[^" in pattern or "(?" in pattern or _breaks_strings(pattern):
         raise InputError(
             f"llama.cpp's grammars cannot hold the pattern {pattern!r} ({where}).",
-            hint="Leave out quotes, negated classes and look-around.",
+            hint="Leave out quotes and ranges over them, negated classes and look-around.",
+        )
+    if _has_ways(pattern):
+        raise InputError(
+            f"The pattern {pattern!r} ({where}) is anchored in some of its ways only.",
+            hint="Put brackets around them: ^(a|b)$.",
         )
     made, at = "", 0
     while at < len(pattern):
@@ -287,3 +348,29 @@ def _json_pattern(pattern: Any, where: str) -> str:
             )
         at += 2
     return made
+
+
+def _breaks_strings(pattern: str) -> bool:
+    """Whether a range takes in a quote, a backslash or a control character, as ``[ -~]`` does."""
+    for inside in re.findall(r"\[((?:\\.|[^\]\\])*)\]", pattern):
+        for first, last in re.findall(r"([^\\])-([^\\])", inside):
+            if any(first <= each <= last for each in '"\\\x1f\x7f'):
+                return True
+    return False
+
+
+def _has_ways(pattern: str) -> bool:
+    """Whether a pattern has ``|`` outside of all brackets."""
+    depth, inside, at = 0, False, 0
+    while at < len(pattern):
+        each = pattern[at]
+        if inside:
+            inside = each != "]"
+        elif each == "[":
+            inside = True
+        elif each in "()":
+            depth += 1 if each == "(" else -1
+        elif each == "|" and depth == 0:
+            return True
+        at += 2 if each == "\\" else 1
+    return False

@@ -38,7 +38,11 @@ class LlamaCppSession(LocalSession):
     Attributes:
         words: Its vocabulary and chat template.
         cache: What its KV cache holds between two turns.
+        tensors: None: its weights are no tree of tensors, and who only counts them must not ask
+            for ``raw``, which ends the reuse of the cache.
     """
+
+    tensors: None = None
 
     def __init__(self, llama: Any, module: Any, plan: Plan, *, own: OwnOptions) -> None:
         self._llama, self._c, self._plan = llama, module, plan
@@ -69,11 +73,6 @@ class LlamaCppSession(LocalSession):
         """The ``llama_cpp.Llama``; from now on nothing of its cache is reused here."""
         self.cache.disable()
         return self._llama
-
-    @property
-    def template(self) -> str:
-        """The chat template that the GGUF carries, "" where it has none."""
-        return self.words.template
 
     def close(self) -> None:
         """Free the context and the model."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import threading
 import time
 import weakref
 from pathlib import Path
@@ -24,9 +25,12 @@ from workbench.errors import EngineError, InputError, WorkbenchError
 from workbench.memory.ledger import KEY, beside
 from workbench.planning import Plan, require_memory
 from workbench.planning import plan as make_plan
+from workbench.progress import progress
 from workbench.receipts import Receipt, known_sha256, write
 
+_PATIENCE = 1.0
 _models: weakref.WeakSet[Model] = weakref.WeakSet()
+_listing = threading.Lock()  # a set that grows cannot be read
 
 
 def load(
@@ -96,9 +100,11 @@ def load(
             planned = make_plan(card, **_without_plan(model, settings))
         else:
             planned = model if isinstance(model, Plan) else make_plan(model, **settings)
-        return _open(
-            planned, isolate=isolate, force=force, memory_limit=memory_limit, failed=failed
-        )
+        with progress(f"Loading {planned.card.id}", unit="seconds", patience=_PATIENCE) as bar:
+            bar.update(note=f"{planned.engine}, {planned.device}")
+            return _open(
+                planned, isolate=isolate, force=force, memory_limit=memory_limit, failed=failed
+            )
 
     if not fallback:
         return attempt(None, ())
@@ -162,7 +168,8 @@ def _open(
         grown=grown,
         fallbacks=failed,
     )
-    _models.add(model)
+    with _listing:
+        _models.add(model)
     return model
 
 
@@ -266,4 +273,6 @@ def _leave_receipt(
 
 def loaded() -> LoadedModels:
     """Return the models that are open in this process, the latest last; ``close()`` frees all."""
-    return LoadedModels(sorted((m for m in _models if not m.closed), key=lambda m: m.number))
+    with _listing:
+        models = list(_models)
+    return LoadedModels(sorted((m for m in models if not m.closed), key=lambda m: m.number))

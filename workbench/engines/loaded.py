@@ -100,7 +100,9 @@ def memory_of(model: Model) -> tuple[int, str]:
     """
     size = bytes_held(model._session)
     if size is not None:
-        return size, "its process" if model.pid else "its tensors"
+        if model.pid:
+            return size, "its process" if size else "its process, which has ended"
+        return size, "its tensors"
     grown = model.grown
     added = (grown.host_bytes + (grown.device_bytes or 0)) if grown else model.loading.rss_bytes
     return max(0, added), "added by loading"

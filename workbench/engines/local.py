@@ -26,6 +26,7 @@ class LocalSession(ABC):
         vocabulary: Rows of the output matrix; ids run below it.
         ends: Ids that end a reply.
         form: How the model marks thinking and tool calls; None where it has neither.
+        template: Its chat template as the files carry it, "" where it has none.
     """
 
     powers: frozenset[Power]
@@ -33,6 +34,7 @@ class LocalSession(ABC):
     vocabulary: int
     ends: Container[int]
     form: Format | None = None
+    template: str = ""
     _marks: Mapping[int, bytes] = MappingProxyType({})
 
     @abstractmethod
@@ -64,10 +66,11 @@ class LocalSession(ABC):
         """Return the exact bytes of the ids, special tokens included."""
 
     def learn_marks(self, template: str | None) -> None:
-        """Learn from the chat template how thinking and tool calls are marked; adds the powers.
+        """Keep the chat template; learn how it marks thinking and tool calls; adds the powers.
 
         Call it when ``tokenize`` works: marks that are control tokens have to be looked up.
         """
+        self.template = template or ""
         self.form = form = format_of(template)
         if form is None:
             return

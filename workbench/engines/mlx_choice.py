@@ -42,6 +42,11 @@ class MlxChoice:
         self._drawn = 0
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it takes the likeliest token and counts nothing."""
+        return self._greedy and self._seen is None
+
+    @property
     def state(self) -> tuple[Any, ...]:
         """Arrays that the next choice needs, to be computed with the token."""
         return () if self._seen is None else (self._seen,)

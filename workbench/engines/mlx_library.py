@@ -9,7 +9,9 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
-_importing = threading.Lock()
+from workbench.errors import EngineError
+
+_importing = threading.RLock()  # a file of this name in the user's folder may import us again
 
 
 def import_library() -> None:
@@ -59,3 +61,16 @@ def begin(*trees: Any) -> None:
 def states(cache: Iterable[Any]) -> list[Any]:
     """Return what a prompt cache holds, layer by layer."""
     return [layer.state for layer in cache]
+
+
+def check_finite(finite: Any) -> None:
+    """Refuse to go on where the largest logit of a prompt is no number.
+
+    Raises:
+        EngineError: As it says.
+    """
+    if not bool(finite.item()):
+        raise EngineError(
+            "The model's output is not a number (NaN or infinite).",
+            hint="Its dtype may be too small for these weights: try dtype='bf16' or 'fp32'.",
+        )

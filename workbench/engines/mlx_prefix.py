@@ -16,8 +16,8 @@ class KeptPrompt:
 
     What is taken is no longer kept: work that fails or is interrupted leaves nothing behind that
     could be half written. A cache is cut where all its layers say that they can be: full attention
-    anywhere, a sliding window until it is full. Recurrent states and full windows are only
-    continued, where the new prompt begins with all that they hold.
+    anywhere, a sliding window until it is full. Full windows are only continued, where the new
+    prompt begins with all that they hold; recurrent states, which tell no length, are made anew.
 
     Args:
         enabled: False keeps nothing.

@@ -7,15 +7,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.engines.base import Power, check_ids
+from workbench.engines.base import Power, Stopped, check_ids, never
 from workbench.engines.hub_tokenizer import HubTokenizer
 from workbench.engines.local import LocalSession
 from workbench.engines.mlx_adapters import MlxAdapters
+from workbench.engines.mlx_batch import answer_batches, can_batch
 from workbench.engines.mlx_choice import MlxChoice
-from workbench.engines.mlx_library import begin, on_device, settle, states
+from workbench.engines.mlx_library import begin, check_finite, on_device, settle, states
 from workbench.engines.mlx_prefix import KeptPrompt
 from workbench.errors import EngineError
-from workbench.messages import Likelihood, Message, Sampling
+from workbench.messages import Likelihood, Message, Reply, Sampling
 from workbench.planning import Plan
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class MlxSession(LocalSession):
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
-        self._device = plan.device
+        self.device = plan.device
         self.context = plan.context
         self.ends = ends
         powers = {*_ALWAYS, Power.RENDER} if tokenizer.has_template else set(_ALWAYS)
@@ -56,6 +57,9 @@ class MlxSession(LocalSession):
         self.prefix = KeptPrompt(enabled=bool(plan.options.get("prefix_reuse", True)))
         self._last: tuple[Any, int, int] | None = None
         self.vocabulary = self._rows()
+        self.learn_marks(tokenizer.template)
+        if can_batch(self.new_cache()):
+            self.powers |= {Power.BATCH}
 
     @property
     def raw(self) -> Any:
@@ -77,7 +81,7 @@ class MlxSession(LocalSession):
     def use_adapter(self, folder: Path | None) -> None:
         """Answer with this LoRA adapter from now on, or with the base model."""
         self.prefix.drop()  # keys and values of the one are not those of the other
-        with on_device(self._device):
+        with on_device(self.device):
             self._adapters.use(folder)
 
     # Text and ids
@@ -98,6 +102,15 @@ class MlxSession(LocalSession):
         """Return the prompt's token ids, exactly as ``stream`` feeds them."""
         return self._tokenizer.prompt_ids(messages)
 
+    def prompt_ids_for(self, messages: Sequence[Message], sampling: Sampling) -> list[int]:
+        """Return the prompt's token ids with the tools, and with the wish to think or not."""
+        wishes: dict[str, Any] = {}
+        if sampling.tools:
+            wishes["tools"] = [dict(tool) for tool in sampling.tools]
+        if sampling.think is not None:  # templates name it differently, and ignore the other
+            wishes |= {"enable_thinking": sampling.think, "thinking": sampling.think}
+        return self._tokenizer.prompt_ids(messages, **wishes)
+
     def _visible(self, token: int) -> bytes:
         return self._tokenizer.bytes_of.visible(token)
 
@@ -115,23 +128,23 @@ class MlxSession(LocalSession):
         cache, shared = prefix.take(ids)
         whole = False
         try:
-            with on_device(self._device):
-                cache = self._new_cache() if cache is None else cache
+            with on_device(self.device):
+                cache = self.new_cache() if cache is None else cache
                 choose = MlxChoice(sampling, ids, self.vocabulary)
-                row = self._read(ids[shared:], cache)
+                row = self.read(ids[shared:], cache)
                 token, finite = choose(row), mx.isfinite(mx.max(row))
                 begin(token, finite, row, choose.state, states(cache))
             for count in range(limit):
                 ahead = count + 1 < limit
                 value, ahead_row = token, row
                 if ahead:
-                    with on_device(self._device):
+                    with on_device(self.device):
                         row = self.step(token[None, None], cache)
                         token = choose(row)
                         begin(token, row, choose.state, states(cache))
                 value = int(value.item())
                 if count == 0:
-                    _check_finite(finite)
+                    check_finite(finite)
                 if ahead:
                     known.append(value)
                 if sampling.top_logprobs:
@@ -149,7 +162,7 @@ class MlxSession(LocalSession):
             else:
                 mx.synchronize()
 
-    def _read(self, ids: list[int], cache: list[Any]) -> Any:
+    def read(self, ids: list[int], cache: list[Any]) -> Any:
         """Feed a prompt; return the logits after its last token, shape [vocab].
 
         All but the last token go in steps whose logits nobody asks for: MLX never makes them.
@@ -167,7 +180,12 @@ class MlxSession(LocalSession):
         """Run the model on the next tokens, shape [1, n]; return the last logits, shape [vocab]."""
         return self._model(feed, cache=cache)[0, -1]
 
-    def _new_cache(self) -> list[Any]:
+    def step_many(self, feed: Any, cache: list[Any]) -> Any:
+        """Run the model on one token a row, shape [rows, 1]; return the logits [rows, vocab]."""
+        return self._model(feed, cache=cache)[:, -1]
+
+    def new_cache(self) -> list[Any]:
+        """Return an empty prompt cache of this model, layer by layer."""
         from mlx_lm.models.cache import make_prompt_cache
 
         made: list[Any] = make_prompt_cache(self._model)
@@ -177,18 +195,23 @@ class MlxSession(LocalSession):
         """Return the rows of the output matrix by the shape of logits that are never computed."""
         import mlx.core as mx
 
-        with on_device(self._device):
-            return int(self._model(mx.array([[0]]), cache=self._new_cache()).shape[-1])
+        with on_device(self.device):
+            return int(self._model(mx.array([[0]]), cache=self.new_cache()).shape[-1])
 
     def _likelihood(self) -> tuple[float, tuple[Likelihood, ...]]:
         """Return log-probability and candidates of the token that was yielded last."""
+        if self._last is None:
+            raise EngineError("No token was sampled that has a log-probability.")
+        return self.likelihood_of(*self._last)
+
+    def likelihood_of(
+        self, row: Any, token: int, count: int
+    ) -> tuple[float, tuple[Likelihood, ...]]:
+        """Return log p of a token, and the ``count`` likeliest, by the raw logits [vocab]."""
         import mlx.core as mx
         import numpy as np
 
-        if self._last is None:
-            raise EngineError("No token was sampled that has a log-probability.")
-        row, token, count = self._last
-        with on_device(self._device):
+        with on_device(self.device):
             logits = np.array(row.astype(mx.float32)).astype(np.float64)
         logs = logits - logits.max()
         logs -= np.log(np.exp(logs).sum())
@@ -201,6 +224,16 @@ class MlxSession(LocalSession):
             )
             for index in best
         )
+
+    def ask_many(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        sampling: Sampling,
+        stopped: Stopped = never,
+    ) -> list[Reply]:
+        """Answer several conversations in batches."""
+        self.prefix.drop()  # a batch needs the room
+        return answer_batches(self, conversations, sampling, stopped)
 
     # Scoring
 
@@ -233,20 +266,12 @@ class MlxSession(LocalSession):
         import numpy as np
 
         self.prefix.drop()  # one cache at a time: scoring makes its own
-        cache = self._new_cache()
+        cache = self.new_cache()
         for start in range(0, len(ids) - 1, _SCORED_AT_ONCE):
             part = ids[start : min(start + _SCORED_AT_ONCE, len(ids) - 1)]
-            with on_device(self._device):
+            with on_device(self.device):
                 logits = self._model(mx.array([part]), cache=cache)[0].astype(mx.float32)
                 logs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
                 settle(logs, states(cache))
             yield start, np.array(logs)
         mx.clear_cache()
-
-
-def _check_finite(finite: Any) -> None:
-    if not bool(finite.item()):
-        raise EngineError(
-            "The model's output is not a number (NaN or infinite).",
-            hint="Its dtype may be too small for these weights: try dtype='bf16' or 'fp32'.",
-        )

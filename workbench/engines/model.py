@@ -8,21 +8,21 @@ import itertools
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from workbench.catalog import Card
-from workbench.engines.base import Loading, Power, Session
+from workbench.engines.base import Interrupted, Loading, Power, Session
+from workbench.engines.batch import CANCELLED, answer_in_turn
 from workbench.engines.death import memory_hint
 from workbench.engines.demand import demanded, demanded_by, require, texts_of
 from workbench.engines.fallback import Failed
 from workbench.engines.memory import Grown, give_back_memory
-from workbench.engines.shown import shown
+from workbench.engines.shown import bundle_of
 from workbench.engines.turn import Turns
 from workbench.engines.unload import Unload, Unloading
 from workbench.errors import (
-    ChildDiedError,
     EngineError,
     UnsupportedError,
     WorkbenchError,
@@ -123,6 +123,11 @@ class Model:
         return self._session is None
 
     @property
+    def busy(self) -> bool:
+        """Whether somebody uses the model now; another request may have to wait."""
+        return self._turns.busy
+
+    @property
     def _open_session(self) -> Any:
         if self._session is None:
             raise EngineError(f"{self.label} is closed.", hint="Load it again.")
@@ -132,7 +137,7 @@ class Model:
 
     def stream(
         self, conversation: Conversation, sampling: Sampling | None = None, **changes: Any
-    ) -> Iterator[Piece]:
+    ) -> Generator[Piece, None, None]:
         """Yield the reply in pieces; closing the iterator stops the model between two tokens.
 
         Args:
@@ -153,7 +158,8 @@ class Model:
         self, conversation: Conversation, sampling: Sampling | None = None, **changes: Any
     ) -> Reply:
         """Return the whole reply; arguments and errors as ``stream``."""
-        return self._signed(Reply.joined(self.stream(conversation, sampling, **changes)))
+        with contextlib.closing(self.stream(conversation, sampling, **changes)) as pieces:
+            return self._signed(Reply.joined(pieces))
 
     def ask_many(
         self,
@@ -165,26 +171,37 @@ class Model:
 
         Engines with the power ``batch`` answer several at once, the others one after another. A
         conversation that fails does not take the others with it: its reply has
-        ``finish_reason="error"`` and says why in ``error``.
+        ``finish_reason="error"`` and says why in ``error``. ``stop`` ends all of them between two
+        tokens: those that are not whole say ``cancelled``.
 
         Raises:
             ChildDiedError: The process that held the model is gone.
+            Interrupted: The user pressed Ctrl-C. It is a KeyboardInterrupt, and its ``replies``
+                are those that ``stop`` would have left.
         """
         chosen = Sampling.of(sampling, **changes)
         many = [as_messages(conversation) for conversation in conversations]
         session = self._able(power for turns in many for power in demanded(turns, chosen))
-        if Power.BATCH in session.powers:
-            replies: list[Reply] = self._alone(lambda: session.ask_many(many, chosen))
-            return [self._signed(reply) for reply in replies]
-        return [self._ask_safely(messages, chosen) for messages in many]
-
-    def _ask_safely(self, messages: tuple[Message, ...], sampling: Sampling) -> Reply:
         try:
-            return self.ask(messages, sampling)
-        except ChildDiedError:
-            raise
-        except WorkbenchError as error:
-            return self._signed(Reply(text="", finish_reason="error", error=str(error)))
+            return [self._signed(reply) for reply in self._answers(session, many, chosen)]
+        except Interrupted as cut:
+            raise Interrupted([self._signed(reply) for reply in cut.replies]) from None
+        except KeyboardInterrupt:  # it came outside of the answering, or twice
+            raise Interrupted([self._signed(CANCELLED) for _ in many]) from None
+
+    def _answers(
+        self, session: Any, many: Sequence[tuple[Message, ...]], sampling: Sampling
+    ) -> list[Reply]:
+        """Answer together where the engine can, else one after another."""
+        if Power.BATCH in session.powers:
+            with self._turns.taken() as turn, self._named_errors():
+                return list(session.ask_many(many, sampling, lambda: turn.cancelled))
+        stops = self._turns.stops
+        return answer_in_turn(
+            lambda messages: self.stream(messages, sampling),
+            many,
+            lambda: self._turns.stops != stops,
+        )
 
     def _signed(self, reply: Reply) -> Reply:
         """Return the reply with the name of the model, and of those that it stands in for."""
@@ -199,9 +216,9 @@ class Model:
         session = self._able([Power.COMPLETE, *demanded_by(chosen)])
         return self._pieces(lambda: session.complete(prompt, chosen))
 
-    def stop(self) -> None:
-        """End the stream in progress between two tokens; its last piece says ``cancelled``."""
-        self._turns.cancel()
+    def stop(self, *, thread: int | None = None) -> None:
+        """End what is answered (to one thread) between two tokens, ``cancelled`` then."""
+        self._turns.cancel(thread=thread)
 
     # Text, ids, probabilities
 
@@ -331,32 +348,25 @@ class Model:
     # Guards
 
     def _with(self, power: Power) -> Any:
-        session = self._open_session
-        require(power, session.powers, label=self.label, engine=self.plan.engine)
-        return session
+        return self._able([power])
 
     def _able(self, wanted: Iterable[Power]) -> Any:
-        session = self._open_session
+        session, engine = self._open_session, self.plan.engine
+        reasons = getattr(session, "lacks", {})
         for power in wanted:
-            require(power, session.powers, label=self.label, engine=self.plan.engine)
+            why = reasons.get(power, "")
+            require(power, session.powers, label=self.label, engine=engine, why=why)
         return session
 
-    def _pieces(self, start: Callable[[], Iterator[Piece]]) -> Iterator[Piece]:
+    def _pieces(self, start: Callable[[], Iterator[Piece]]) -> Generator[Piece, None, None]:
         shared = Power.CONCURRENT in self._open_session.powers
         with self._turns.taken(shared=shared) as turn, self._named_errors():
             last: Piece | None = None
-            try:
-                turn.inner = inner = start()
-                for last in inner:
+            with contextlib.closing(turn.read(start())) as pieces:
+                for last in pieces:
                     yield last
-                    if turn.cancelled:
-                        break
-                if last is None or last.finish_reason is None:
-                    yield Piece(finish_reason="cancelled")
-            finally:
-                inner, turn.inner = turn.inner, None
-                if inner is not None:
-                    inner.close()
+            if last is None or last.finish_reason is None:
+                yield Piece(finish_reason="cancelled")
 
     def _alone(self, work: Callable[[], Any]) -> Any:
         with self._turns.taken(), self._named_errors():
@@ -378,16 +388,7 @@ class Model:
         return f"<Model {self.label}{', closed' if self.closed else ''}>"
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        rows = [
-            ("engine", f"{self.plan.engine}{' in its own process' if self.isolated else ''}"),
-            ("device", self.plan.device),
-            ("context", f"{self.plan.context} tokens"),
-            ("loaded in", f"{self.loading.seconds:.2f} s"),
-            ("weights", f"{self.loading.weight_bytes / 1e6:.1f} MB on disk"),
-            ("memory", f"{self.loading.rss_bytes / 1e6:+.1f} MB resident after loading"),
-            ("powers", "closed" if self.closed else ", ".join(sorted(self.powers))),
-        ]
-        return shown(self.label, rows)
+        return bundle_of(self)
 
 
 def _free(session: Session) -> None:

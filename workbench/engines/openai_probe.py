@@ -37,6 +37,7 @@ class Found:
         context: Tokens that prompt and reply may take together, or None where it does not say.
         powers: What the model can do there.
         version: Of the server, "" where it does not say.
+        chats: Whether it answers messages: False where it says that it has no path for them.
     """
 
     flavour: str
@@ -44,6 +45,7 @@ class Found:
     context: int | None
     powers: frozenset[Power]
     version: str = ""
+    chats: bool = True
 
 
 def flavours() -> dict[str, Flavour]:
@@ -147,11 +149,11 @@ def look(http: Http, flavour: str, model: str, row: Mapping[str, Any] | None) ->
     What it does not tell is taken from its kind; nothing is generated to find out.
     """
     powers = {Power(name) for name in flavour_named(flavour).powers}
-    told = row or {}
+    told, chats = row or {}, True
     context = _number(told, "max_model_len", "context_length", "context_window")
     version = ""
     if flavour == "vllm":
-        version, powers = _look_at_vllm(http, powers)
+        version, powers, chats = _look_at_vllm(http, powers)
     elif flavour == "llama-server":
         version, context, powers = _look_at_llama_server(http, told, powers)
     elif flavour == "ollama":
@@ -163,7 +165,12 @@ def look(http: Http, flavour: str, model: str, row: Mapping[str, Any] | None) ->
     if Power.RERANK in powers and flavour != "vllm":
         powers -= _CHAT
     return Found(
-        flavour=flavour, model=model, context=context, powers=frozenset(powers), version=version
+        flavour=flavour,
+        model=model,
+        context=context,
+        powers=frozenset(powers),
+        version=version,
+        chats=chats,
     )
 
 
@@ -176,14 +183,15 @@ def _asked(http: Http, method: str, path: str, body: Any = None) -> Mapping[str,
     return found if isinstance(found, Mapping) else {}
 
 
-def _look_at_vllm(http: Http, powers: set[Power]) -> tuple[str, set[Power]]:
+def _look_at_vllm(http: Http, powers: set[Power]) -> tuple[str, set[Power], bool]:
     """Read version and paths: a vLLM server has only the paths that its model can serve."""
     version = str(_asked(http, "GET", "/version").get("version") or "")
     paths = _asked(http, "GET", "/openapi.json").get("paths")
     if not isinstance(paths, Mapping):  # --disable-fastapi-docs
-        return version, powers
-    if "/v1/chat/completions" not in paths and "/v1/completions" not in paths:
-        powers = powers - _CHAT - {Power.SCORE}
+        return version, powers, True
+    chats = "/v1/chat/completions" in paths
+    if not chats and "/v1/completions" not in paths:
+        powers = powers - _CHAT - {Power.SCORE, Power.RENDER, Power.BATCH}
     if "/v1/completions" not in paths:
         powers = powers - {Power.COMPLETE, Power.SCORE}
     if "/tokenize" not in paths:
@@ -192,7 +200,7 @@ def _look_at_vllm(http: Http, powers: set[Power]) -> tuple[str, set[Power]]:
         powers = powers | {Power.EMBED}
     if "/v1/rerank" in paths or "/rerank" in paths:
         powers = powers | {Power.RERANK}
-    return version, powers
+    return version, powers, chats
 
 
 def _look_at_llama_server(

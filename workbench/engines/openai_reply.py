@@ -24,7 +24,8 @@ _FINISHES: dict[str, FinishReason] = {
     "tool_calls": "tool_calls",
     "function_call": "tool_calls",
 }
-_TAGGED = Format(tags=("<think>", "</think>"))
+_OPENING = "<think>"
+_TAGGED = Format(tags=(_OPENING, "</think>"))
 _SHOWN = 80  # characters of what was said last, in errors
 
 
@@ -35,22 +36,26 @@ class ReplyReader:
         stop: Strings that end the reply; cut here as well, for a server may ignore them.
         began: ``time.perf_counter()`` of the request.
         thinks: Tell a thinking part between ``<think>`` tags apart, where the server does not.
+        inside: Whether the prompt has opened that part already.
 
     Attributes:
         first: ``time.perf_counter()`` of the first token, None before it.
         over: Whether the reply has ended, by the server's word or at a stop string.
     """
 
-    def __init__(self, *, stop: Sequence[str] = (), began: float, thinks: bool = False) -> None:
+    def __init__(
+        self, *, stop: Sequence[str] = (), began: float, thinks: bool = False, inside: bool = False
+    ) -> None:
         self._began = began
         self._cut = TextAssembler(stop) if stop else None
         self._half, self._half_thought = _Halves(), _Halves()
-        self._divider = Divider(_TAGGED) if thinks else None
+        self._divider = Divider(_TAGGED, inside=inside) if thinks else None
         self._calls = _Calls()
         self._usage: Usage | None = None
         self._finish: FinishReason | None = None
         self._odd_finish = ""
         self._said = ""
+        self._thought = False  # whether any of it was told by the server
         self.first: float | None = None
 
     @property
@@ -82,7 +87,7 @@ class ReplyReader:
             return
         choice = choices[0]
         delta = choice.get("delta") or choice.get("message") or {}
-        thought = self._half_thought.joined(_thought_in(delta))
+        thought = self._unmarked(self._half_thought.joined(_thought_in(delta)))
         text = self._half.joined(_text_in(choice, delta))
         if thought:
             self._mark(thought)
@@ -134,6 +139,15 @@ class ReplyReader:
             f"The server broke the reply off{after}: {reason}.".replace("..", "."),
             hint="Its log may say why.",
         )
+
+    def _unmarked(self, thought: str) -> str:
+        """Return what a server tells of a thought without the opening tag.
+
+        Several of vLLM's parsers leave it there when the tag is not alone in its chunk.
+        """
+        if thought and not self._thought:
+            self._thought, thought = True, thought.removeprefix(_OPENING)
+        return thought
 
     def _reason(self) -> FinishReason:
         if self.stopped:

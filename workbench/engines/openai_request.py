@@ -10,6 +10,8 @@ from workbench.errors import UnsupportedError
 from workbench.messages import Message, Sampling
 
 _NEUTRAL = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "ignore_end": False}
+_RANDOM_SEED = 2**32 - 1
+"""With this seed, also written -1, servers draw a seed of their own."""
 
 
 def chat_body(
@@ -79,7 +81,7 @@ def _common(server: str, facts: Flavour, sampling: Sampling) -> dict[str, Any]:
         "top_p": sampling.top_p,
     }
     if sampling.seed is not None:
-        body["seed"] = sampling.seed
+        body["seed"] = sampling.seed % _RANDOM_SEED
     if sampling.stop:
         body["stop"] = list(sampling.stop)
     if sampling.top_logprobs > facts.most_top_logprobs:

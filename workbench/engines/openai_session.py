@@ -7,11 +7,12 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 from workbench.engines import openai_tokens
-from workbench.engines.base import Power
+from workbench.engines.base import Ending, Power, Stopped, never
+from workbench.engines.demand import SAID
 from workbench.engines.http import Http, Key, Waits
 from workbench.engines.http_exchange import Exchange
 from workbench.engines.openai_probe import (
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CONCURRENT = 16
+_LOOK_SECONDS = 0.05
 
 
 class OpenAISession:
@@ -67,6 +69,7 @@ class OpenAISession:
         flavour: What kind of server it is.
         model: The server's name of the model.
         version: Of the server, "" where it does not say.
+        chats: Whether it answers messages.
 
     Raises:
         NotFoundError: The server has no such model.
@@ -97,7 +100,7 @@ class OpenAISession:
         found = look(self.http, self.flavour, self.model, row)
         self.powers = found.powers if powers is None else frozenset(powers)
         self.context = context or found.context
-        self.version, self.concurrent = found.version, concurrent
+        self.version, self.chats, self.concurrent = found.version, found.chats, concurrent
         self.extra = dict(extra or {})
         self.label = label or f"{self.flavour} at {self.http.url}"
         self._optional = {"stream_options", *self.facts.chat}
@@ -136,8 +139,13 @@ class OpenAISession:
         """Yield the reply in pieces; closing the iterator hangs up, from any thread.
 
         Raises:
-            UnsupportedError: A setting that the server would ignore.
+            UnsupportedError: A setting that the server would ignore, or a model that does not chat.
         """
+        if not self.chats:
+            raise UnsupportedError(
+                f"{self.model} does not chat: {self.label} has no such path for it.",
+                hint=f"It can {', '.join(sorted(SAID[power] for power in self.powers))}.",
+            )
         body = chat_body(
             self.label, self.facts, model=self.model, messages=messages, sampling=sampling
         )
@@ -145,7 +153,8 @@ class OpenAISession:
         if Power.RENDER in self.powers and not any(message.images for message in messages):
             tools = sampling.tools
             counted = lambda: len(self._prompt_ids(messages, tools))  # noqa: E731
-        return self._stream("/chat/completions", body, sampling, counted)
+        inside = self._opens_thought(sampling.think)
+        return self._stream("/chat/completions", body, sampling, counted, inside=inside)
 
     def complete(self, prompt: str | Sequence[int], sampling: Sampling) -> Iterator[Piece]:
         """Continue a raw prompt; a text gets the model's own start token from the server."""
@@ -162,15 +171,22 @@ class OpenAISession:
         return self._stream("/completions", body, sampling, counted)
 
     def ask_many(
-        self, conversations: Sequence[Sequence[Message]], sampling: Sampling
+        self,
+        conversations: Sequence[Sequence[Message]],
+        sampling: Sampling,
+        stopped: Stopped = never,
     ) -> list[Reply]:
         """Return one reply for each conversation, several asked at a time."""
         if not conversations:
             return []
         workers = max(1, min(self.concurrent, len(conversations)))
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="ask")
+        pool, ending = ThreadPoolExecutor(workers, thread_name_prefix="ask"), Ending(stopped)
         try:
-            return list(pool.map(lambda turns: self._reply(turns, sampling), conversations))
+            asked = [pool.submit(self._reply, turns, sampling, ending) for turns in conversations]
+            while _waits(asked, ending):
+                if ending():  # a server that is silent would not let its reader look
+                    self.stop()
+            return ending.ended([each.result() for each in asked])
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             self.stop()
@@ -178,10 +194,12 @@ class OpenAISession:
         finally:
             pool.shutdown()
 
-    def _reply(self, messages: Sequence[Message], sampling: Sampling) -> Reply:
+    def _reply(self, messages: Sequence[Message], sampling: Sampling, stopped: Stopped) -> Reply:
         try:
+            if stopped():
+                return Reply(text="", finish_reason="cancelled")
             with contextlib.closing(self.stream(messages, sampling)) as pieces:  # type: ignore[type-var]
-                return Reply.joined(pieces)
+                return Reply.joined(_until_stopped(pieces, stopped))
         except WorkbenchError as error:
             return Reply(text="", finish_reason="error", error=str(error))
 
@@ -239,6 +257,10 @@ class OpenAISession:
         """Return the relevance of each document to the query, float32, shape [documents]."""
         return openai_tokens.rerank(self, query, documents)
 
+    def _opens_thought(self, think: bool | None) -> bool:
+        """Whether the prompt begins a thought that the server does not tell apart."""
+        return False
+
     def _prompt_ids(self, messages: Sequence[Message], tools: Sequence[Any]) -> list[int]:
         return openai_tokens.prompt_ids(self, messages, tools)
 
@@ -250,10 +272,14 @@ class OpenAISession:
         body: dict[str, Any],
         sampling: Sampling,
         counted: Callable[[], int] | None,
+        *,
+        inside: bool = False,
     ) -> OpenAIStream:
         body |= self.extra
         thinks = path == "/chat/completions" and Power.THINKING in self.powers
-        reader = ReplyReader(stop=sampling.stop, began=time.perf_counter(), thinks=thinks)
+        reader = ReplyReader(
+            stop=sampling.stop, began=time.perf_counter(), thinks=thinks, inside=inside
+        )
 
         def ask(hold: Callable[[Exchange], None]) -> Exchange:
             return self._accepted(path, body, hold, counted)
@@ -319,3 +345,23 @@ class OpenAISession:
 
     def __repr__(self) -> str:
         return f"<OpenAISession {self.model} of {self.label}>"
+
+
+def _waits(asked: list[Future[Reply]], ending: Ending) -> bool:
+    """Wait for a moment; return whether a reply is still to come."""
+    try:
+        return bool(wait(asked, timeout=_LOOK_SECONDS).not_done)
+    except KeyboardInterrupt:
+        ending.interrupt()
+        return True
+
+
+def _until_stopped(pieces: Iterator[Piece], stopped: Stopped) -> Iterator[Piece]:
+    """Yield the pieces of one reply of many; it is cut off, and says so, when that is wanted."""
+    last = Piece()
+    for last in pieces:
+        yield last
+        if last.finish_reason is None and stopped():
+            break
+    if last.finish_reason is None and stopped():
+        yield Piece(finish_reason="cancelled")

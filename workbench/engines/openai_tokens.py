@@ -75,13 +75,26 @@ def prompt_ids(server: Server, messages: Sequence[Message], tools: Sequence[Any]
     return tokenize(server, _template(server, turns, tools, True), start=True)
 
 
+def short_prompt(server: Server, think: bool | None) -> str:
+    """Return the prompt that a vLLM server makes of a short question, wished to be thought over."""
+    turns = [{"role": "user", "content": "?"}]
+    wish = {} if think is None else {"chat_template_kwargs": {"enable_thinking": think}}
+    ids = _vllm_prompt(server, turns, (), True, **wish)
+    return detokenize(server, ids).decode("utf-8", "replace")
+
+
 def _vllm_prompt(
-    server: Server, turns: list[dict[str, Any]], tools: Sequence[Any], prompted: bool
+    server: Server,
+    turns: list[dict[str, Any]],
+    tools: Sequence[Any],
+    prompted: bool,
+    **more: Any,
 ) -> list[int]:
     body: dict[str, Any] = {
         "model": server.model,
         "messages": turns,
         "add_generation_prompt": prompted,
+        **more,
     }
     if tools:
         body["tools"] = [dict(tool) for tool in tools]

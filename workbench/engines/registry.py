@@ -6,14 +6,16 @@ import contextlib
 import dataclasses
 import html
 import importlib
+import textwrap
 from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
-from workbench.catalog.capabilities import EngineFacts, engine_facts
+from workbench.catalog.capabilities import EngineFacts, engine_facts, shown_powers
 from workbench.catalog.server_place import missing_of
-from workbench.engines.base import Engine
+from workbench.engines.base import Engine, Power
 from workbench.errors import InputError, did_you_mean
+from workbench.figures.table import Table
 
 _CLASSES = {
     "transformers": "workbench.engines.transformers:TransformersEngine",
@@ -49,11 +51,13 @@ class EngineRow:
         facts: What it can do.
         versions: Installed versions of its packages, by module name.
         missing: Modules that are not installed.
+        shown: Powers that the conformance suite exercised.
     """
 
     facts: EngineFacts
     versions: dict[str, str]
     missing: tuple[str, ...]
+    shown: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -65,24 +69,40 @@ class EngineRow:
         """Whether all its packages are here."""
         return not self.missing
 
+    @property
+    def powers(self) -> tuple[str, ...]:
+        """What its models can do where the model itself allows it, in the order of ``Power``."""
+        return tuple(power.value for power in Power if power in self.facts.powers)
+
+    @property
+    def lacks(self) -> dict[str, str]:
+        """What none of its models can do, and why."""
+        return dict(self.facts.lacks)
+
     def cells(self) -> tuple[str, ...]:
-        """Return the row as texts: name, installed, formats, quantizations, devices."""
+        """Return the row as texts: name, installed, formats, quantizations, devices, powers.
+
+        A power in brackets is stated, and no test has exercised it on this engine.
+        """
         found = ", ".join(f"{name} {version}".strip() for name, version in self.versions.items())
         state = f"no: {', '.join(self.missing)}" if self.missing else (found or "yes")
         formats = [*self.facts.formats, *(f"{name} (converted)" for name in self.facts.converts)]
+        formats += [f"{name} (unpacked, if named)" for name in self.facts.only_when_named]
         return (
             self.name,
             state,
             ", ".join(formats) or "none needed",
             ", ".join(self.facts.quantizations) or "none",
             ", ".join(self.facts.devices),
+            ", ".join(name if name in self.shown else f"({name})" for name in self.powers),
         )
 
 
 class EngineTable:
     """All engines, in order of preference; displays itself."""
 
-    columns = ("engine", "installed", "formats", "quantizations", "devices")
+    columns = ("engine", "installed", "formats", "quantizations", "devices", "powers")
+    note = "A power in brackets is stated, and no test has exercised it on that engine."
 
     def __init__(self, rows: tuple[EngineRow, ...]) -> None:
         self.rows = rows
@@ -108,16 +128,16 @@ class EngineTable:
             name, *cells = row.cells()
             lines.append(name)
             pairs = zip(self.columns[1:], cells, strict=True)
-            lines += [f"  {column:14} {cell}" for column, cell in pairs]
-        return "\n".join(lines)
+            for column, cell in pairs:
+                lines += textwrap.wrap(
+                    f"  {column:14} {cell}", 110, subsequent_indent=" " * 17, break_on_hyphens=False
+                )
+        return "\n".join([*lines, "", self.note])
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        head = "".join(f"<th>{column}</th>" for column in self.columns)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row.cells()) + "</tr>"
-            for row in self.rows
-        )
-        return {"text/plain": repr(self), "text/html": f"<table><tr>{head}</tr>{body}</table>"}
+        rows = [dict(zip(self.columns, row.cells(), strict=True)) for row in self.rows]
+        page = f"{Table(rows).html()}<div>{html.escape(self.note)}</div>"
+        return {"text/plain": repr(self), "text/html": page}
 
 
 def engines() -> EngineTable:
@@ -128,7 +148,12 @@ def engines() -> EngineTable:
 def _row(facts: EngineFacts) -> EngineRow:
     missing = missing_of(facts)
     here = [name for name in facts.packages if name not in missing]
-    return EngineRow(facts=facts, versions={name: _version(name) for name in here}, missing=missing)
+    return EngineRow(
+        facts=facts,
+        versions={name: _version(name) for name in here},
+        missing=missing,
+        shown=shown_powers().get(facts.name, frozenset()),
+    )
 
 
 def _version(module: str) -> str:

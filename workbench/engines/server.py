@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from workbench.catalog import ModelFiles
-from workbench.engines.base import Power, Session
+from workbench.engines import openai_tokens
+from workbench.engines.base import Power, Session, Stopped, never
 from workbench.engines.http import Key
 from workbench.engines.memory import Grown
 from workbench.engines.openai_session import OpenAISession
@@ -17,7 +18,8 @@ from workbench.engines.server_adapters import LlamaServerAdapters, VllmAdapters,
 from workbench.engines.server_command import command_for, facts_of, slots_of
 from workbench.engines.server_memory import Freed
 from workbench.engines.server_process import PortTakenError, ServerProcess
-from workbench.errors import EngineError, UnsupportedError
+from workbench.engines.server_template import template_of
+from workbench.errors import ChildDiedError, EngineError, UnsupportedError, WorkbenchError
 from workbench.messages import Message, Piece, Reply, Sampling
 from workbench.planning import Plan
 
@@ -27,6 +29,11 @@ if TYPE_CHECKING:
 
 _PORTS = 3  # another program may take a free port before the server does
 _ENDING_SECONDS = 30.0
+_THINK = "<think>"
+_NO_PARSER = (
+    "It was started without a parser of tool calls, and its chat template shows none that is sure: "
+    "name one by tool_parser=."
+)
 Result = TypeVar("Result")
 
 
@@ -114,11 +121,13 @@ class ServerSession(OpenAISession):
     Attributes:
         server: The process, with its log.
         grown: What its processes held when it was ready.
+        lacks: Why it cannot do what its engine could.
     """
 
     def __init__(self, server: ServerProcess, plan: Plan) -> None:
         _, facts = facts_of(plan.engine)
         self.server = server
+        self._asked = False  # by ``ask_many``, whose requests begin one after another
         key = server.command.key
         with self._watched():
             super().__init__(
@@ -131,16 +140,40 @@ class ServerSession(OpenAISession):
                 label=f"the {plan.engine} server of {plan.card.id}",
             )
             self._adapters = _adapters(self, plan)
-        if self._adapters is not None:
-            self.powers |= {Power.ADAPTERS}
-        if plan.options.get("sleep"):
-            self.powers |= {Power.SLEEP}
+        self.lacks: dict[Power, str] = {}
+        self._settle_powers(plan)
+        self._divides = (  # what the server does not: a thought that the prompt begins
+            plan.engine == "vllm"
+            and self.chats
+            and not _given(server.command.words, "--reasoning-parser")
+            and _THINK in template_of(plan)
+        )
+        self._opens: dict[bool | None, bool] = {}
         held = server.held()
         self.grown = Grown(
             host_bytes=held.rss_bytes,
             device_bytes=held.device_bytes,
             counter="" if held.device_bytes is None else "NVML, by process",
         )
+
+    def _settle_powers(self, plan: Plan) -> None:
+        """Add and take away what the plan's options and the model's files decide."""
+        if self._adapters is not None:
+            self.powers |= {Power.ADAPTERS}
+        if plan.options.get("sleep"):
+            self.powers |= {Power.SLEEP}
+        if plan.engine != "llama-server":  # it tells by itself what it sees
+            self.add_powers(plan.card.tasks)
+        for option, power in (("embedding", Power.EMBED), ("reranking", Power.RERANK)):
+            if plan.options.get(option):
+                self.powers = frozenset({Power.TOKENIZE, power})
+        self._has_template = not _lacks_template(plan)
+        if not self._has_template:
+            self.powers -= {Power.RENDER, Power.TOOLS, Power.THINKING}
+        words = self.server.command.words
+        if plan.engine == "vllm" and self.chats and not _given(words, "--tool-call-parser"):
+            self.powers -= {Power.TOOLS}
+            self.lacks[Power.TOOLS] = _NO_PARSER
 
     @property
     def pid(self) -> int:
@@ -162,14 +195,18 @@ class ServerSession(OpenAISession):
     # What may find the server dead
 
     @contextlib.contextmanager
-    def _watched(self) -> Iterator[None]:
+    def _watched(self, *, began: bool = False) -> Iterator[None]:
         """Turn an error of a server that died into the one that says how it died.
+
+        Args:
+            began: Whether this goes on with a request that was begun before.
 
         Raises:
             ChildDiedError: The server is gone; cause and last words are in the message.
         """
         if not self.server.alive:
-            raise self.server.death("while it was not asked")
+            asked = began or self._asked
+            raise self.server.death(f"while it {'answered' if asked else 'was not asked'}")
         try:
             yield
         except EngineError as error:
@@ -184,24 +221,53 @@ class ServerSession(OpenAISession):
             return work()
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[Piece]:
-        """Yield the reply in pieces; closing the iterator hangs up, from any thread."""
+        """Yield the reply in pieces; closing the iterator hangs up, from any thread.
+
+        Raises:
+            UnsupportedError: The model has no chat template; the server would take one of its own.
+        """
+        if not self._has_template:
+            raise UnsupportedError(
+                "This GGUF has no chat template.",
+                hint="Use model.complete(text), which needs none.",
+            )
         return _Watched(self, super().stream(messages, sampling))
+
+    def _opens_thought(self, think: bool | None) -> bool:
+        """Whether the template begins a thought in the prompt, asked once for each wish."""
+        if not self._divides:
+            return False
+        if think not in self._opens:
+            try:
+                prompt = self._guarded(lambda: openai_tokens.short_prompt(self, think))
+            except ChildDiedError:
+                raise
+            except WorkbenchError:  # a template that wants another beginning
+                return False
+            self._opens[think] = prompt.rstrip().endswith(_THINK)
+        return self._opens[think]
 
     def complete(self, prompt: str | Sequence[int], sampling: Sampling) -> Iterator[Piece]:
         """Continue a raw prompt."""
         return _Watched(self, super().complete(prompt, sampling))
 
     def ask_many(
-        self, conversations: Sequence[Sequence[Message]], sampling: Sampling
+        self,
+        conversations: Sequence[Sequence[Message]],
+        sampling: Sampling,
+        stopped: Stopped = never,
     ) -> list[Reply]:
         """Return one reply for each conversation, several asked at a time.
 
         Raises:
             ChildDiedError: The server is gone.
         """
-        replies = self._guarded(
-            lambda: super(ServerSession, self).ask_many(conversations, sampling)
-        )
+        with self._watched():
+            self._asked = True
+            try:
+                replies = super().ask_many(conversations, sampling, stopped)
+            finally:
+                self._asked = False
         if any(reply.finish_reason == "error" for reply in replies) and not self.server.alive:
             raise self.server.death("while it answered")
         return replies
@@ -268,18 +334,35 @@ def _adapters(session: ServerSession, plan: Plan) -> VllmAdapters | LlamaServerA
     return None
 
 
+def _given(words: Sequence[str], flag: str) -> bool:
+    return any(word == flag or word.startswith(f"{flag}=") for word in words)
+
+
+def _lacks_template(plan: Plan) -> bool:
+    """Whether a GGUF has no chat template and none is given: the server would take ChatML."""
+    if plan.files is None or plan.files.kind != "gguf":
+        return False
+    if any("chat-template" in str(word) for word in plan.options.get("arguments", ())):
+        return False
+    from workbench.catalog.header import read_header
+
+    return "tokenizer.chat_template" not in read_header(plan.files.path).metadata
+
+
 @dataclasses.dataclass(slots=True)
 class _Watched:
     """A stream whose errors tell how the server died; closed from any thread."""
 
     session: ServerSession
     inner: Any
+    began: bool = False
 
     def __iter__(self) -> _Watched:
         return self
 
     def __next__(self) -> Piece:
-        with self.session._watched():
+        with self.session._watched(began=self.began):
+            self.began = True
             piece: Piece = next(self.inner)
         return piece
 

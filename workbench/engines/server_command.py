@@ -12,8 +12,10 @@ from typing import Any
 from workbench.catalog.capabilities import EngineFacts, ServerFacts, engine_facts
 from workbench.catalog.server_place import program_of
 from workbench.engines.server_process import Command, free_port
+from workbench.engines.server_template import template_of, tool_parser_of
 from workbench.errors import EngineError, InputError, did_you_mean
 from workbench.planning import Plan
+from workbench.planning.given import requests_at_a_time
 
 _OWN = ("python", "program", "arguments", "environment", "parallel", "patience", "adapters", "lora")
 """Options that are no flag of the server itself."""
@@ -70,7 +72,7 @@ def command_for(plan: Plan) -> Command:
 def slots_of(plan: Plan) -> int:
     """Return how many requests the server answers at a time."""
     _, server = facts_of(plan.engine)
-    return int(plan.options.get("parallel") or max(plan.batch, server.slots))
+    return requests_at_a_time(server, plan.batch, plan.options)
 
 
 def _check_options(engine: str, server: ServerFacts, options: Mapping[str, Any]) -> None:
@@ -89,9 +91,6 @@ def _check_options(engine: str, server: ServerFacts, options: Mapping[str, Any])
         wants = any("{value}" in word for word in server.options.get(name, ()))
         if wants and (value is True or isinstance(value, (list, dict, tuple))):
             raise InputError(f"{name}={value!r}: the {engine} server wants one value.")
-    slots = options.get("parallel")
-    if slots is not None and (isinstance(slots, bool) or not isinstance(slots, int) or slots < 1):
-        raise InputError(f"parallel must be 1 or more, not {slots!r}.")
 
 
 def _values(plan: Plan, server: ServerFacts, *, program: str, port: int) -> dict[str, str]:
@@ -145,6 +144,8 @@ def _filled(word: str, values: Mapping[str, str]) -> str:
 def _with_own(plan: Plan, server: ServerFacts, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options with what the plan itself says."""
     found = dict(options)
+    if "tool_parser" not in found and server.tool_parsers:
+        found["tool_parser"] = tool_parser_of(template_of(plan), server.tool_parsers)
     if plan.tensor_parallel > 1 and "tensor_parallel" in server.options:
         found.setdefault("tensor_parallel", plan.tensor_parallel)
     if plan.device == "cuda" and "kv_cache_memory_bytes" in server.options:

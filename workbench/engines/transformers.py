@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from workbench.engines.transformers_adapters import kind_of_adapter, require_peft
+from workbench.engines.transformers_adapters import (
+    kind_of_adapter,
+    require_peft,
+    require_safetensors,
+)
+from workbench.engines.transformers_bar import weights_shown
+from workbench.engines.transformers_gguf import GgufFile, quiet_unpacking
 from workbench.engines.transformers_images import ImageSession, is_vision_model
 from workbench.engines.transformers_memory import (
     free_after,
@@ -30,7 +34,14 @@ from workbench.planning import Plan
 
 _TALKATIVE = ("bitsandbytes.autograd._functions", "bitsandbytes.backends.cpu.ops")
 _NO_NEWS = ("inputs will be cast", "from kernels-community")
-_ON_LOAD = ("int8", "nf4")
+_FOUR_BITS = {
+    "nf4": ("nf4", False),
+    "nf4-double": ("nf4", True),
+    "fp4": ("fp4", False),
+    "fp4-double": ("fp4", True),
+}
+"""Type of 4 bits, and whether the scales are quantized too (QLoRA, arXiv 2305.14314)."""
+ON_LOAD = ("int8", *_FOUR_BITS)
 """Quantizations made while loading; others lie in the files."""
 _CLASSES = {
     "chat": "AutoModelForCausalLM",
@@ -46,15 +57,16 @@ _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 class TransformersEngine:
-    """Opens safetensors with ``AutoModelForCausalLM``."""
+    """Opens safetensors, and GGUF files where it is named, with transformers' own classes."""
 
     name = "transformers"
 
     def open(self, plan: Plan) -> TransformersSession | VectorSession:
-        """Load the plan's model; weights are read from safetensors only.
+        """Load the plan's model; weights are read from safetensors or GGUF, never from pickles.
 
         Raises:
             FormatError: The files lack weights that the architecture needs.
+            UnsupportedError: transformers would not read the whole of a GGUF.
             MemoryShortError: Memory ran out; what was loaded until then is freed.
             MissingPackageError: The checkpoint is quantized by a method whose package is missing.
         """
@@ -71,48 +83,104 @@ class TransformersEngine:
 
         if plan.threads is not None:
             torch.set_num_threads(plan.threads)
+        if plan.files is not None and plan.files.kind == "gguf":
+            return _opened_gguf(plan)
         packed = packed_by(_folder(plan))
         if packed is not None:
-            check_packed(packed, plan.card.id, quantization=plan.quantization)
-        tokenizer = _load_tokenizer(plan)
+            check_packed(packed, plan.card.id, made=plan.quantization in ON_LOAD)
         kind = kind_of(plan, _folder(plan))
+        _check_adapter(plan, kind)
+        tokenizer = _load_tokenizer(plan)
         model = _load_model(plan, kind)
         if kind == "images":
-            return ImageSession(model.eval(), _load_processor(plan), plan)
+            seeing = ImageSession(model.eval(), _load_processor(plan), plan)
+            if plan.adapter is not None:
+                seeing.use_adapter(plan.adapter)
+            return seeing
         if kind in ("embedding", "rerank", "judge"):
             return _vectors(kind, model.eval(), tokenizer, plan)
-        if plan.adapter is None or kind_of_adapter(plan.adapter) == "LORA":
-            session = TransformersSession(model.eval(), tokenizer, plan)
-            if plan.adapter is not None:
-                session.use_adapter(plan.adapter)
-            return session
-        return TransformersSession(_with_adapter(model, plan).eval(), tokenizer, plan)
+        return _chat_session(model, tokenizer, plan)
 
 
-def _load_tokenizer(plan: Plan) -> Any:
+def _opened_gguf(plan: Plan) -> TransformersSession:
+    if {"embedding", "rerank"} & set(plan.card.tasks):
+        raise UnsupportedError(
+            f"The engine transformers gives no vectors from the GGUF of {plan.card.id}.",
+            hint="Load it with engine='llama.cpp', or from its safetensors.",
+        )
+    file = GgufFile(plan)
+    tokenizer = _load_tokenizer(plan, file)
+    with quiet_unpacking():
+        model = _load_model(plan, "chat", file)
+    file.complete(model)
+    return _chat_session(model, tokenizer, plan)
+
+
+def _chat_session(model: Any, tokenizer: Any, plan: Plan) -> TransformersSession:
+    if plan.adapter is None or kind_of_adapter(plan.adapter) == "LORA":
+        session = TransformersSession(model.eval(), tokenizer, plan)
+        if plan.adapter is not None:
+            session.use_adapter(plan.adapter)
+        return session
+    return TransformersSession(_with_adapter(model, plan).eval(), tokenizer, plan)
+
+
+def _check_adapter(plan: Plan, kind: str) -> None:
+    """Refuse an adapter before anything is loaded where it would not be used.
+
+    Raises:
+        UnsupportedError: As it says.
+    """
+    if plan.adapter is None or kind in ("chat", "images"):
+        return
+    raise UnsupportedError(
+        f"The engine transformers takes no adapter on {plan.card.id}, which does not chat.",
+        hint="Merge it into the model (wb.merge), and load that.",
+    )
+
+
+def _load_tokenizer(plan: Plan, file: GgufFile | None = None) -> Any:
     from transformers import AutoTokenizer
 
+    if file is not None:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(file.path.parent),
+            gguf_file=file.path.name,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+        file.correct(tokenizer)
+        return tokenizer
     return AutoTokenizer.from_pretrained(
         str(_folder(plan)),
         local_files_only=True,
-        trust_remote_code=bool(plan.options.get("trust_remote_code", False)),
+        trust_remote_code=_is_trusted(plan),
     )
 
 
 def _load_processor(plan: Plan) -> Any:
     from transformers import AutoProcessor
 
-    return AutoProcessor.from_pretrained(str(_folder(plan)), local_files_only=True)
+    return AutoProcessor.from_pretrained(
+        str(_folder(plan)), local_files_only=True, trust_remote_code=_is_trusted(plan)
+    )
 
 
-def _load_model(plan: Plan, kind: str) -> Any:
+def _is_trusted(plan: Plan) -> bool:
+    """Return whether the user allows the model's own code; None would have the library ask."""
+    return bool(plan.options.get("trust_remote_code", False))
+
+
+def _load_model(plan: Plan, kind: str, file: GgufFile | None = None) -> Any:
     import torch
     import transformers
 
     arguments: dict[str, Any] = {"trust_remote_code": False, **plan.options}
     for name in _OURS:
         arguments.pop(name, None)
-    if plan.quantization in _ON_LOAD:
+    if file is not None:
+        arguments |= file.arguments()
+    elif plan.quantization in ON_LOAD:
         arguments["quantization_config"] = _quantization(plan)
     if plan.max_memory:
         arguments.setdefault("device_map", "auto")
@@ -120,9 +188,10 @@ def _load_model(plan: Plan, kind: str) -> Any:
     elif plan.quantization != "none" or plan.device != "cpu":
         arguments.setdefault("device_map", {"": plan.device})
     refuse_disk(arguments.get("device_map"), plan.card.id)
-    with _no_progress_bar():
+    folder = file.path.parent if file is not None else _folder(plan)
+    with weights_shown():
         model, loading = getattr(transformers, _CLASSES[kind]).from_pretrained(
-            str(_folder(plan)),
+            str(folder),
             dtype=getattr(torch, _DTYPES[plan.dtype or "fp32"]),
             use_safetensors=True,
             local_files_only=True,
@@ -137,7 +206,7 @@ def _load_model(plan: Plan, kind: str) -> Any:
     )
     if missing:
         raise FormatError(
-            f"{_folder(plan).name} lacks {len(missing)} weights that its architecture needs, "
+            f"{plan.card.id} lacks {len(missing)} weights that its architecture needs, "
             f"the first is {missing[0]}; they would be random.",
             hint="Download the model again.",
         )
@@ -198,10 +267,12 @@ def _quantization(plan: Plan) -> Any:
         logging.getLogger(name).addFilter(_is_news)
     if plan.quantization == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
-    if plan.quantization == "nf4":
+    if plan.quantization in _FOUR_BITS:
+        kind, double = _FOUR_BITS[plan.quantization]
         return BitsAndBytesConfig(
             load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
+            bnb_4bit_quant_type=kind,
+            bnb_4bit_use_double_quant=double,
             bnb_4bit_compute_dtype=getattr(torch, _DTYPES[plan.dtype or "bf16"]),
         )
     raise UnsupportedError(f"The engine transformers cannot do {plan.quantization!r}.")
@@ -212,22 +283,10 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not any(words in str(record.msg) for words in _NO_NEWS)
 
 
-@contextlib.contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Keep the loader's own bar out of the notebook."""
-    from transformers.utils import logging as transformers_logging
-
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
-
-
 def _with_adapter(model: Any, plan: Plan) -> Any:
+    assert plan.adapter is not None
     require_peft()
+    require_safetensors(plan.adapter)
     from peft import PeftModel
 
     return PeftModel.from_pretrained(model, str(plan.adapter), is_trainable=False)

@@ -185,9 +185,12 @@ def _misfit(folder: Path, base: Any, reason: str) -> InputError:
     )
 
 
-def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    from safetensors import SafetensorError, safe_open
+def require_safetensors(folder: Path) -> Path:
+    """Return the file of an adapter's weights; peft would take a pickle, or ask the hub, else.
 
+    Raises:
+        FormatError: There are no safetensors.
+    """
     file = folder / _WEIGHTS
     if not file.is_file():
         other = next(folder.glob("adapter_model.*"), None)
@@ -196,6 +199,13 @@ def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
             f"{folder} holds no {_WEIGHTS}.{said}",
             hint="Only safetensors are loaded; save the adapter again with peft.",
         )
+    return file
+
+
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    from safetensors import SafetensorError, safe_open
+
+    file = require_safetensors(folder)
     try:
         with safe_open(file, framework="numpy") as opened:
             return {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118

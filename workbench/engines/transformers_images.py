@@ -26,6 +26,16 @@ def is_vision_model(folder: Path, config: Mapping[str, Any]) -> bool:
     )
 
 
+class SeenPrompt(list[int]):
+    """A prompt's ids with what its images became, so that the two cannot be confused.
+
+    Attributes:
+        seen: What the processor made of the images, by the model's own names.
+    """
+
+    seen: Mapping[str, Any]
+
+
 class ImageSession(TransformersSession):
     """A model that sees; turns without images run as in any other model.
 
@@ -35,7 +45,6 @@ class ImageSession(TransformersSession):
     def __init__(self, model: Any, processor: Any, plan: Plan) -> None:
         tokenizer = processor.tokenizer
         self.processor = processor
-        self._seen: tuple[list[int], dict[str, Any]] | None = None
         if getattr(processor, "chat_template", None) and not tokenizer.chat_template:
             tokenizer.chat_template = processor.chat_template
         super().__init__(model, tokenizer, plan)
@@ -43,7 +52,7 @@ class ImageSession(TransformersSession):
 
     def close(self) -> None:
         """Drop the model and its processor."""
-        self.processor = self._seen = None
+        self.processor = None
         super().close()
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[Piece]:
@@ -51,11 +60,6 @@ class ImageSession(TransformersSession):
         began = time.perf_counter()
         ids = self.prompt_ids_for(messages, sampling)
         return self.divided(self._reply(ids, sampling, began, self.shown), ids, sampling)
-
-    def prompt_ids_for(self, messages: Sequence[Message], sampling: Sampling) -> list[int]:
-        """Return the prompt's token ids, those that stand for the images included."""
-        self._seen = None
-        return super().prompt_ids_for(messages, sampling)
 
     def _templated(
         self, messages: Sequence[Message], prompted: bool, *, tokenize: bool, **wishes: Any
@@ -84,14 +88,14 @@ class ImageSession(TransformersSession):
                     "This model's processor made nothing of the images.",
                     hint="Its processor_config.json may be missing or damaged.",
                 )
-            self._seen = (ids, seen)
+            ids = SeenPrompt(ids)
+            ids.seen = seen
         return {"input_ids": ids}
 
     def _tokens(self, ids: list[int], sampling: Sampling) -> Iterator[int]:
-        seen, self._seen = self._seen, None
-        if seen is None or seen[0] is not ids:
+        if not isinstance(ids, SeenPrompt):
             return super()._tokens(ids, sampling)
-        return self._tokens_seeing(ids, sampling, seen[1])
+        return self._tokens_seeing(ids, sampling, ids.seen)
 
     def _tokens_seeing(
         self, ids: list[int], sampling: Sampling, seen: Mapping[str, Any]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import traceback
 from typing import Any
 
+from workbench.engines.fallback import release
 from workbench.engines.memory import give_back_memory
 from workbench.errors import EngineError, MemoryShortError, UnsupportedError
 from workbench.planning import Plan
@@ -21,12 +21,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def free_after(error: BaseException) -> None:
     """Drop what the frames of a failed call still hold, and give the memory back."""
-    seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        traceback.clear_frames(current.__traceback__)
-        current = current.__cause__ or current.__context__
+    release(error)
     empty_caches()
     give_back_memory()
 

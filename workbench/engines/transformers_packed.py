@@ -25,7 +25,7 @@ _NEEDS: Mapping[str, tuple[str, ...]] = {
     "higgs": ("flute",),
     "quark": ("quark",),
     "auto-round": ("auto_round",),
-    "gguf": ("gguf",),
+    "gguf": ("gguf", "accelerate"),
 }
 _ELSEWHERE = ("gptqmodel", "auto_round", "compressed_tensors")
 """Packages that pin versions of torch or transformers of their own."""
@@ -75,22 +75,22 @@ def _method(config: Mapping[str, Any]) -> str:
     return "bitsandbytes" if named.startswith("bitsandbytes") else named
 
 
-def check_packed(config: Mapping[str, Any], name: str, *, quantization: str = "none") -> str:
+def check_packed(config: Mapping[str, Any], name: str, *, made: bool = False) -> str:
     """Return the method of a packed checkpoint, if this interpreter can load it.
 
     Args:
         config: Its ``quantization_config``.
         name: The model, for errors.
-        quantization: What loading is to make of it besides.
+        made: Whether loading is to quantize it besides.
 
     Raises:
         MissingPackageError: A package that the method needs is not installed.
         UnsupportedError: transformers does not know it, or it is to be quantized once more.
     """
     method = _method(config)
-    if quantization in ("int8", "nf4"):
+    if made:
         raise UnsupportedError(
-            f"The weights of {name} are {method} already; they are not made {quantization} again.",
+            f"The weights of {name} are {method} already; they are not quantized again.",
             hint="Leave quantization out, or start from the unquantized model.",
         )
     missing = [module for module in _NEEDS.get(method, ()) if not _is_here(module)]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.engines.base import Power, check_ids
+from workbench.engines.base import Power, Stopped, check_ids, never
 from workbench.engines.choice import Choice
 from workbench.engines.local import LocalSession
 from workbench.engines.prefix import KeptPrefix
@@ -19,7 +19,7 @@ from workbench.engines.transformers_memory import (
     is_out_of_memory,
     reply_error,
 )
-from workbench.engines.transformers_template import for_template, template_text
+from workbench.engines.transformers_template import for_template, template_text, whole_text
 from workbench.engines.vocabulary import TokenBytes
 from workbench.errors import EngineError, InputError, UnsupportedError
 from workbench.messages import Likelihood, Message, Reply, Sampling
@@ -58,8 +58,10 @@ class TransformersSession(LocalSession):
         powers = set(_ALWAYS)
         if tokenizer.chat_template:
             powers.add(Power.RENDER)
+        self._forward, self._onward = _forward_of(self._model)
+        if self._onward is not self._forward:  # virtual tokens have no place in padded rows
+            powers.remove(Power.BATCH)
         self.powers = frozenset(powers)
-        self._forward = _forward_of(self._model)
         self._reuses = bool(plan.options.get("prefix_reuse", True))
         self.prefix = KeptPrefix(model.config, enabled=self._reuses)
         self._last: tuple[Any, int, int] | None = None
@@ -76,14 +78,14 @@ class TransformersSession(LocalSession):
     @property
     def device(self) -> Any:
         """The torch device of the model's input."""
-        return self._model.device
+        return input_device(self._model)
 
     def close(self) -> None:
         """Drop the model and empty the device's cache."""
         if self._model is None:
             return
         self.prefix.close()
-        self._model = self._forward = self.tokenizer = None
+        self._model = self._forward = self._onward = self.tokenizer = None
         self._adapters = Adapters(None)
         empty_caches()
 
@@ -95,12 +97,12 @@ class TransformersSession(LocalSession):
             self.prefix.close()
             self.prefix = KeptPrefix(self._adapters.base.config, enabled=self._reuses)
             self._model = self._adapters.model
-            self._forward = _forward_of(self._model)
+            self._forward, self._onward = _forward_of(self._model)
 
     def tokenize(self, text: str) -> list[int]:
         """Return the ids of ``text``; special tokens written in it are parsed, none is added."""
         with self._tokenizer_lock:
-            ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            ids: list[int] = self.tokenizer(whole_text(text), add_special_tokens=False)["input_ids"]
         return ids
 
     def detokenize(self, ids: Sequence[int]) -> bytes:
@@ -155,7 +157,7 @@ class TransformersSession(LocalSession):
         plain = self.tokenize(text)
         start = self.tokenizer.bos_token_id
         with self._tokenizer_lock:
-            whole: list[int] = self.tokenizer(text)["input_ids"]
+            whole: list[int] = self.tokenizer(whole_text(text))["input_ids"]
         added = bool(whole) and whole[0] == start and plain[:1] != [start]
         return [start, *plain] if added else plain
 
@@ -217,9 +219,10 @@ class TransformersSession(LocalSession):
 
         if not all_logits:
             more.update(self._last_only)
+        forward = self._forward if cache is None else self._onward
         try:
             with torch.inference_mode():  # never around a yield: it would leak to the reader
-                found = self._forward(input_ids=feed, past_key_values=cache, use_cache=True, **more)
+                found = forward(input_ids=feed, past_key_values=cache, use_cache=True, **more)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -239,13 +242,16 @@ class TransformersSession(LocalSession):
         return reply_error(self._plan, tokens, error)
 
     def ask_many(
-        self, conversations: Sequence[Sequence[Message]], sampling: Sampling
+        self,
+        conversations: Sequence[Sequence[Message]],
+        sampling: Sampling,
+        stopped: Stopped = never,
     ) -> list[Reply]:
         """Answer several conversations in left-padded batches."""
         from workbench.engines.transformers_batch import answer_batches
 
         self.prefix.drop()  # a batch needs the room
-        return answer_batches(self, conversations, sampling)
+        return answer_batches(self, conversations, sampling, stopped)
 
     def score(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Return log p(ids[i] | ids[:i]) for i = 1 .. n-1, float32, shape [n - 1]."""
@@ -281,18 +287,38 @@ class TransformersSession(LocalSession):
             part = ids[start : min(start + _SCORED_AT_ONCE, len(ids) - 1)]
             feed = torch.tensor([part], device=self.device)
             logits, cache = self.step(feed, cache, all_logits=True)
-            with torch.inference_mode():
-                logs = torch.log_softmax(logits[0].float(), -1)
+            with torch.inference_mode():  # virtual tokens of an adapter come first
+                logs = torch.log_softmax(logits[0, -len(part) :].float(), -1)
             yield start, logs
 
 
-def _forward_of(model: Any) -> Any:
-    """Return the module to call: with a LoRA the base model, whose layers hold it already."""
+def _forward_of(model: Any) -> tuple[Any, Any]:
+    """Return the modules to call with an empty cache, and with one that holds a beginning.
+
+    With a LoRA it is the base model, whose layers hold it already. An adapter of virtual tokens
+    puts them before whatever it is given, so it is asked at the beginning only.
+    """
     configs = getattr(model, "peft_config", None)
     if not isinstance(configs, dict) or not hasattr(model, "get_base_model"):
-        return model
+        return model, model
+    base = model.get_base_model()
     layered = all(not config.is_prompt_learning for config in configs.values())
-    return model.get_base_model() if layered else model
+    return (base if layered else model), base
+
+
+def input_device(model: Any) -> Any:
+    """Return the torch device that a model's input belongs on.
+
+    Where accelerate keeps the first layers in RAM beside a GPU, the model's own ``device`` is
+    ``meta``, on which nothing can be computed; its hook knows where they run.
+    """
+    found = model.device
+    if found.type != "meta":
+        return found
+    import torch
+
+    where = getattr(getattr(model, "_hf_hook", None), "execution_device", None)
+    return found if where is None else torch.device(where)
 
 
 def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from typing import Any
 
 from workbench.errors import InputError
@@ -14,11 +15,20 @@ def for_template(message: Message) -> dict[str, Any]:
 
     They write the arguments of a tool call as JSON themselves; text would be quoted once more.
     """
-    found = message.as_dict()
+    found = dataclasses.replace(message, content=whole_text(message.content)).as_dict()
     for call, plain in zip(message.tool_calls, found.get("tool_calls", ()), strict=True):
         with contextlib.suppress(InputError):  # broken ones stay the text they are
             plain["function"]["arguments"] = call.values()
     return found
+
+
+def whole_text(text: str) -> str:
+    """Return a text with ``?`` for halves of surrogate pairs, which tokenizers refuse."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text
 
 
 def template_text(tokenizer: Any) -> str | None:

@@ -14,6 +14,7 @@ from workbench.engines.transformers_memory import (
     reply_error,
 )
 from workbench.engines.transformers_pooling import Dense, Pooling, pooled
+from workbench.engines.transformers_session import input_device
 from workbench.engines.vocabulary import TokenBytes
 from workbench.errors import ContextLengthError, InputError, UnsupportedError
 from workbench.messages import Message, Piece, Sampling
@@ -117,7 +118,7 @@ class VectorSession:
                         rows[at][key] + [fill.get(key, 0)] * (width - len(rows[at][key]))
                         for at in places
                     ],
-                    device=self._model.device,
+                    device=input_device(self._model),
                 )
                 for key in rows[places[0]]
             }
@@ -159,7 +160,7 @@ class EmbeddingSession(VectorSession):
     def __init__(self, model: Any, tokenizer: Any, plan: Plan, pooling: Pooling) -> None:
         super().__init__(model, tokenizer, plan, power=Power.EMBED, longest=pooling.longest)
         self._pooling = pooling
-        self._dense = [Dense(folder, model.device) for folder in pooling.dense]
+        self._dense = [Dense(folder, input_device(model)) for folder in pooling.dense]
 
     def embed(self, texts: Sequence[str], normalize: bool) -> NDArray[np.float32]:
         """Return one vector a text, float32, shape [texts, width], pooled as the model wants.

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Generator, Iterator
+from typing import Any, TypeVar
 
 from workbench.errors import EngineError
 
 WAIT_SECONDS = 600.0
 _AGAIN_SECONDS = 0.1
+_CLOSING_SECONDS = 0.001
+_RUNS = "generator already executing"
+T = TypeVar("T")
 
 
 class Turn:
@@ -30,12 +33,42 @@ class Turn:
         self.cancelled = False
         self.inner: Any = None
 
+    def read(self, inner: Iterator[T]) -> Generator[T, None, None]:
+        """Yield what the session's generator yields, until it ends or the turn is cancelled."""
+        self.inner = inner
+        try:
+            for each in inner:
+                yield each
+                if self.cancelled:
+                    return
+        except ValueError as error:
+            if not (self.cancelled and str(error) == _RUNS):  # somebody closes it right now
+                raise
+        finally:
+            self._close_inner()
+
+    def _close_inner(self) -> None:
+        """Close the session's generator; where another thread closes it already, wait for that."""
+        inner, self.inner = self.inner, None
+        while True:
+            try:
+                inner.close()
+            except ValueError as error:
+                if str(error) != _RUNS:
+                    raise
+                time.sleep(_CLOSING_SECONDS)
+            else:
+                return
+
 
 class Turns:
     """Gives out one turn at a time, or several shared ones.
 
     Another thread waits for the turn to end. The thread that holds it would wait for itself, so it
     gets an error: a stream that it left unread is still open.
+
+    Attributes:
+        stops: How often somebody wanted what runs to end: for work of several turns.
     """
 
     def __init__(self, label: str, *, wait_seconds: float = WAIT_SECONDS) -> None:
@@ -43,6 +76,12 @@ class Turns:
         self._wait_seconds = wait_seconds
         self._free = threading.Condition()
         self._active: list[Turn] = []
+        self.stops = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody holds a turn now."""
+        return bool(self._active)
 
     @contextlib.contextmanager
     def taken(self, *, cancelling: bool = False, shared: bool = False) -> Iterator[Turn]:
@@ -93,9 +132,16 @@ class Turns:
                 self._active.remove(turn)
                 self._free.notify_all()
 
-    def cancel(self) -> None:
-        """Make the active turns end between two tokens; one that nobody reads ends at once."""
+    def cancel(self, *, thread: int | None = None) -> None:
+        """Make the active turns end between two tokens; one that nobody reads ends at once.
+
+        Args:
+            thread: Only the turns of the thread with this identity; None for all.
+        """
+        self.stops += thread is None
         for turn in tuple(self._active):
+            if thread not in (None, turn.thread):
+                continue
             turn.cancelled = True
             close = getattr(turn.inner, "close", None)
             if close is None:

@@ -64,9 +64,14 @@ class Place:
     def missing(self) -> int:
         """Bytes that loading added and closing did not give back.
 
-        What else this process took or freed between the two is no part of it.
+        What else this process took or freed between the two is no part of it. Where nothing was
+        held before loading, as in a process of its own, no more can be missing than is still
+        held: one that died before it was closed has given everything back.
         """
-        return max(0, (self.added or 0) - self.returned) if self.judged else 0
+        if not self.judged:
+            return 0
+        stayed = max(0, (self.added or 0) - self.returned)
+        return min(stayed, self.after) if self.before == 0 else stayed
 
     @property
     def limit(self) -> int:
@@ -188,9 +193,10 @@ class Unloading:
     def __init__(self, session: Any, plan: Plan, grown: Grown | None, *also: Any) -> None:
         self._began = time.perf_counter()
         self._plan, self._grown = plan, grown
-        self._processes = _tree(getattr(session, "pid", None))
-        self._closing = _held(self._processes) if self._processes else readings()
-        raw = None if self._processes else getattr(session, "raw", None)
+        self._pid: int | None = getattr(session, "pid", None)
+        self._processes = _tree(self._pid)
+        self._closing = _held(self._pid, self._processes) if self._pid else readings()
+        raw = None if self._pid else _tensors_of(session)
         self._watched = [weakref.ref(each) for each in watched_of(raw)]
         parts = {id(each) for each in parts_of(raw)} | {id(session), *map(id, also)}
         forget(parts)
@@ -205,7 +211,7 @@ class Unloading:
         held = bytes_of(alive[0]) if alive else 0  # the whole model, or what is left of it
         names = holders(alive)
         del alive
-        after = _held_after(self._processes) if self._processes else readings()
+        after = _held_after(self._pid, self._processes) if self._pid else readings()
         found = Unload(
             model=self._plan.label,
             places=tuple(self._places(after)),
@@ -219,7 +225,7 @@ class Unloading:
         grown = self._grown
         before = dict(grown.before) if grown else {}
         loaded = dict(grown.after) if grown else {}
-        if self._processes and grown:  # a process of its own began with nothing
+        if self._pid and grown:  # a process of its own began with nothing
             (name, *_) = self._closing
             before, loaded = {name: 0}, {name: grown.after.get(RAM, grown.host_bytes)}
         for name, closing in self._closing.items():
@@ -238,7 +244,7 @@ class Unloading:
         The driver counts the context too, which stays while the process lives, and so does the
         host's share of it; "device-wide" counts other programs.
         """
-        if self._processes:
+        if self._pid:
             return True
         if name == RAM:
             return self._plan.device == "cpu"
@@ -268,11 +274,16 @@ def _mb(size: int) -> str:
 
 def bytes_held(session: Any) -> int | None:
     """Return the bytes of a session's tensors or processes now, None where neither tells."""
-    processes = _tree(getattr(session, "pid", None))
-    if processes:
-        return sum(_held(processes).values())
-    raw = getattr(session, "raw", None)
+    pid: int | None = getattr(session, "pid", None)
+    if pid:
+        return sum(_held(pid, _tree(pid)).values())
+    raw = _tensors_of(session)
     return bytes_of(raw) if is_tensors(raw) else None
+
+
+def _tensors_of(session: Any) -> Any:
+    """Return the object that may be a tree of tensors; a session may say that it has none."""
+    return session.tensors if hasattr(session, "tensors") else getattr(session, "raw", None)
 
 
 # Processes of their own
@@ -289,21 +300,22 @@ def _tree(pid: int | None) -> list[Any]:
     return []
 
 
-def _held(processes: list[Any]) -> dict[str, int]:
+def _held(pid: int, processes: list[Any]) -> dict[str, int]:
+    """Return what the tree of a process holds, nothing where it has ended."""
     from workbench.engines.server_memory import held_by
 
     held = held_by(processes)
-    found = {f"process {processes[0].pid}": held.rss_bytes}
+    found = {f"process {pid}": held.rss_bytes}
     if held.device_bytes is not None:
         found["GPU (NVML, by process)"] = held.device_bytes
     return found
 
 
-def _held_after(processes: list[Any]) -> dict[str, int]:
+def _held_after(pid: int, processes: list[Any]) -> dict[str, int]:
     """Return what is left of them; the last ones may take a moment to end."""
     until = time.monotonic() + _SETTLE_SECONDS
-    found = _held(processes)
+    found = _held(pid, processes)
     while any(found.values()) and time.monotonic() < until:
         time.sleep(0.02)
-        found = _held(processes)
+        found = _held(pid, processes)
     return found

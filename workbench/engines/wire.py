@@ -7,19 +7,23 @@ import select
 import socket
 import struct
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from workbench.errors import InputError
 
 _HEAD = struct.Struct(">I")
 _READ = 1 << 16
+_AT_ONCE = 1 << 15
+"""Bytes that a socket takes without waiting for its reader."""
 
 
 class Wire:
     """Sends and receives frames: 4 bytes of length, then JSON.
 
     JSON carries nothing but plain data, so that no frame can make its reader run anything. Any
-    thread may send; one at a time may receive. A reader that is interrupted loses no byte.
+    thread may send; one at a time may receive. A reader that is interrupted loses no byte, and a
+    frame that is begun is sent whole, whoever interrupts its sender.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -43,8 +47,16 @@ class Wire:
                 f"Only plain data passes between processes: {error}.",
                 hint="Use numbers, strings, lists and dictionaries, or load with isolate=False.",
             ) from None
+        whole = _HEAD.pack(len(data)) + data
+        if len(whole) <= _AT_ONCE or threading.current_thread() is not threading.main_thread():
+            self._send_all(whole)
+            return
+        with ThreadPoolExecutor(1, "frame") as sender:  # Ctrl-C would cut it off in this thread
+            sender.submit(self._send_all, whole).result()
+
+    def _send_all(self, data: bytes) -> None:
         with self._sending:
-            self._socket.sendall(_HEAD.pack(len(data)) + data)
+            self._socket.sendall(data)
 
     def receive(self, timeout: float | None = None) -> Any:
         """Return the next frame.

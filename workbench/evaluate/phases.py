@@ -10,6 +10,7 @@ from typing import Any
 from workbench.catalog import Card, resolve
 from workbench.engines.memory import give_back_memory
 from workbench.engines.registry import engine
+from workbench.engines.tensors import bytes_of
 from workbench.machine.meter import PhaseMemory
 from workbench.machine.probes import DEVICE_SOURCES
 from workbench.messages import Message, Sampling
@@ -78,7 +79,7 @@ def bytes_in_memory(model: Any) -> int | None:
         import llama_cpp
 
         return int(llama_cpp.llama_model_size(raw.model))
-    return None
+    return bytes_of(raw) or None  # MLX: the arrays of its parameters
 
 
 def added_by_phase(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,12 @@ from workbench.evaluate.phases import (
     total_added,
     warm_up_for,
 )
+from workbench.evaluate.profile_shown import Reporter, Tell, profile_shown
 from workbench.evaluate.profiles import Profiles
 from workbench.evaluate.speed import filler_ids
 from workbench.machine.meter import Meter
 from workbench.messages import Message, Piece, Sampling
 from workbench.planning import Plan, plan
-from workbench.progress import progress as show_progress
 from workbench.receipts import Receipt, write
 
 CONTEXTS = (512, 2048)
@@ -62,7 +62,7 @@ def profile(
         output_tokens: Tokens decoded at the end of each context.
         threads: CPU threads of every form, or None for each engine's default.
         timeout: Seconds that one measurement may take.
-        progress: Show a bar.
+        progress: Show a bar, and in a notebook (as ``wb.profile``) the memory while it grows.
 
     Raises:
         NotFoundError: No such card, folder or file.
@@ -72,12 +72,14 @@ def profile(
     chosen = [form.with_threads(threads) for form in read_forms(forms)]
     wanted = _checked(contexts, output_tokens, card)
     rows: list[dict[str, Any]] = []
-    steps = len(chosen) * len(wanted)
-    with show_progress("Profile", total=steps, quiet=None if progress else True) as bar:
+    labels = [form.label for form in chosen]
+    steps, quiet = len(chosen) * len(wanted), None if progress else True
+    with profile_shown(card.id, labels, total=steps, quiet=quiet) as shown:
         for form in chosen:
             for context in wanted:
-                rows.append(_row(card, form, context, output_tokens, timeout))
-                bar.advance()
+                shown.begin(form.label, context)
+                rows.append(_row(card, form, context, output_tokens, timeout, tell=shown.take))
+                shown.end()
     return Profiles(card.id, tuple(rows))
 
 
@@ -99,7 +101,9 @@ def _checked(contexts: Sequence[int], output_tokens: int, card: Card) -> list[in
     return wanted
 
 
-def _row(card: Card, form: Form, context: int, output: int, timeout: float) -> dict[str, Any]:
+def _row(
+    card: Card, form: Form, context: int, output: int, timeout: float, *, tell: Tell
+) -> dict[str, Any]:
     head: dict[str, Any] = {"form": form.label, "context": context}
     settings = {**form.load_arguments(), "context": context}
     planned: Plan | None = None
@@ -118,6 +122,7 @@ def _row(card: Card, form: Form, context: int, output: int, timeout: float) -> d
                 }
             },
             timeout=timeout,
+            progress=tell,
         )
     except WorkbenchError as error:
         row = {**head, "outcome": "failed", "failed": str(error), "kind": type(error).__name__}
@@ -145,15 +150,13 @@ def _leave_receipt(card: Card, planned: Plan | None, row: Mapping[str, Any]) -> 
         write(receipt)
 
 
-def measure(
-    task: Mapping[str, Any], progress: Callable[[str], None] | None = None
-) -> dict[str, Any]:
+def measure(task: Mapping[str, Any], progress: Tell | None = None) -> dict[str, Any]:
     """Load one form with one context and measure each phase; runs in a child process.
 
     Args:
         task: Plain data: ``model``, ``load`` (arguments of ``plan``), ``warm``, ``prompt_tokens``,
             ``output_tokens``.
-        progress: Takes the name of each step as it begins.
+        progress: Takes the phase and the memory in use, some twenty times a second.
 
     Returns:
         Plain data: plan, weight_bytes, memory (by phase), added, total_added_bytes, memory_source,
@@ -162,22 +165,20 @@ def measure(
     import time
 
     os.environ["WORKBENCH_QUIET"] = "1"  # bars are drawn by the parent
-    tell = progress or (lambda step: None)
-    with Meter(timeline=True) as meter:
-        tell("preparing")
+    tell = progress or (lambda reading: None)
+    with Meter(timeline=True) as meter, Reporter(meter, tell) as reporter:
         map_allocations_above(SMALL_ALLOCATION)
-        with meter.phase("warm-up"):
+        with reporter.phase("warm-up"):
             planned = prepared(task["model"], task["load"], warm=task.get("warm"))
-        tell("loading")
-        with meter.phase("load"):
+        reporter.device = planned.device
+        with reporter.phase("load"):
             model = load(planned)
         with model:
             weights = bytes_in_memory(model)
-            with meter.phase("idle"):
+            with reporter.phase("idle"):
                 time.sleep(_IDLE_SECONDS)
             map_allocations_above(LARGE_ALLOCATION)
-            tell("measuring")
-            usage = _prefill_and_decode(model, meter, task)
+            usage = _prefill_and_decode(model, reporter, task)
         described = model.plan.describe()
     device = str(described["device"])
     added, source = added_by_phase(meter.phases, device=device)
@@ -194,7 +195,7 @@ def measure(
     }
 
 
-def _prefill_and_decode(model: Any, meter: Meter, task: Mapping[str, Any]) -> dict[str, Any]:
+def _prefill_and_decode(model: Any, reporter: Reporter, task: Mapping[str, Any]) -> dict[str, Any]:
     """Fill the context in one prefill, up to the first token; then decode the rest of it."""
     sampling = Sampling(max_tokens=int(task["output_tokens"]), ignore_end=True)
     length = int(task["prompt_tokens"])
@@ -203,9 +204,9 @@ def _prefill_and_decode(model: Any, meter: Meter, task: Mapping[str, Any]) -> di
     else:
         stream = model.stream([Message("user", "word " * max(1, length // 2))], sampling)
     last: Piece | None = None
-    with meter.phase("prefill"):
+    with reporter.phase("prefill"):
         last = next(stream, None)
-    with meter.phase("decode"):
+    with reporter.phase("decode"):
         for last in stream:  # noqa: B007 - the last piece carries the usage
             pass
     usage = last.usage if last is not None else None

@@ -76,7 +76,7 @@ def read_adapter(path: str | Path, *, base: str | Path | Card | None = None) -> 
             hint="Save it again with safetensors.",
         )
     header(folder / WEIGHTS)
-    card = _base_card(base if base is not None else config.get("base_model_name_or_path"), folder)
+    card = base_card(base if base is not None else config.get("base_model_name_or_path"), folder)
     files = locate(card)
     if files.kind != "safetensors":
         raise UnsupportedError(
@@ -87,7 +87,17 @@ def read_adapter(path: str | Path, *, base: str | Path | Card | None = None) -> 
     return Adapter(folder=folder, config=config, base=card, base_files=files)
 
 
-def _base_card(base: Any, folder: Path) -> Card:
+def base_card(base: Any, folder: Path) -> Card:
+    """Return the card of the base model that an adapter names, or that was given.
+
+    Args:
+        base: An id, a repository, a path or a card; what ``adapter_config.json`` says.
+        folder: The adapter's folder.
+
+    Raises:
+        InputError: It names none.
+        NotFoundError: The base is not here.
+    """
     if not base:
         raise InputError(f"The adapter {folder.name} names no base model.", hint="Give base=.")
     if isinstance(base, Card):

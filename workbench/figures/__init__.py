@@ -9,11 +9,13 @@ from typing import Any
 from workbench import notebook
 from workbench.figures.builders import bar, heatmap, line, scatter, stacked
 from workbench.figures.figure import PALETTE, Figure, Series
+from workbench.figures.panels import Panels
 from workbench.figures.table import Table
 
 __all__ = [
     "PALETTE",
     "Figure",
+    "Panels",
     "Series",
     "Table",
     "bar",
@@ -21,6 +23,7 @@ __all__ = [
     "line",
     "scatter",
     "show",
+    "show_with_figure",
     "stacked",
 ]
 
@@ -33,6 +36,15 @@ def show(*values: Any) -> None:
     """
     for value in values:
         notebook.show(_shown(value))
+
+
+def show_with_figure(bundle: Mapping[str, Any], figure: Figure) -> None:
+    """Display a MIME bundle with ``text/html``, and its figure as an output of its own.
+
+    In one output the HTML would win wherever no script runs, and the figure would be gone.
+    """
+    for each in (bundle, figure._repr_mimebundle_()):
+        notebook.Display().show(each)
 
 
 class _Words:

@@ -6,7 +6,7 @@ import base64
 import dataclasses
 import html
 import math
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 Kind = Literal["bar", "stacked", "line", "scatter", "heatmap"]
 Value = str | float | int | None
@@ -99,15 +99,7 @@ class Figure:
         return f"{self.title}. {self.summary}"
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        # No text/html: it would win on static sites and be blank there without scripts.
-        bundle: dict[str, Any] = {
-            "application/vnd.plotly.v1+json": {**self.as_plotly(), "config": {"responsive": True}},
-            "text/plain": str(self),
-        }
-        picture = self.picture()
-        if picture is not None:
-            bundle["image/png"] = base64.b64encode(picture).decode("ascii")
-        return bundle
+        return displayed(self)
 
 
 def rounded(value: Any) -> Any:
@@ -246,3 +238,21 @@ def _axis(title: str, *, log: bool, grid: bool) -> dict[str, Any]:
 def _text(value: Any) -> Any:
     """Escape text for plotly.js, which reads a subset of HTML in every label."""
     return html.escape(value, quote=False) if isinstance(value, str) else value
+
+
+class _Drawn(Protocol):
+    def as_plotly(self) -> dict[str, Any]: ...
+    def picture(self) -> bytes | None: ...
+
+
+def displayed(figure: _Drawn) -> dict[str, Any]:
+    """Return the MIME bundle of a figure: plotly's JSON, the picture, and the words."""
+    # No text/html: it would win on static sites and be blank there without scripts.
+    bundle: dict[str, Any] = {
+        "application/vnd.plotly.v1+json": {**figure.as_plotly(), "config": {"responsive": True}},
+        "text/plain": str(figure),
+    }
+    picture = figure.picture()
+    if picture is not None:
+        bundle["image/png"] = base64.b64encode(picture).decode("ascii")
+    return bundle

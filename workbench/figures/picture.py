@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import io
 import logging
 import threading
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 from workbench.figures.figure import (
@@ -21,8 +23,11 @@ from workbench.figures.figure import (
     Figure,
     short,
 )
+from workbench.figures.panels import Panels
+from workbench.figures.table import width as width_of
 
-WIDTH, DPI = 760, 144
+WIDTH, DPI = 760, 100  # as wide as JupyterLab can show, and as high as the interactive figure
+_LETTERS = 88  # that fit beside each other below the axis
 _WIDE_FONTS = (
     "Noto Sans CJK JP",
     "Noto Sans JP",
@@ -42,28 +47,62 @@ def draw(figure: Figure) -> bytes | None:
     """Return the picture as PNG bytes, or None where matplotlib is not installed."""
     if importlib.util.find_spec("matplotlib") is None:
         return None
+    with _quiet():
+        sheet = _sheet(HEIGHT)
+        axes = sheet.add_subplot()
+        pad = 32 if len(figure.series) > 1 else 12
+        axes.set_title(figure.title, loc="left", fontsize=12, fontweight="bold", pad=pad)
+        axes.set_xlabel(figure.x_title)
+        axes.set_ylabel(figure.value_title)
+        {"bar": _bars, "stacked": _bars, "line": _lines, "scatter": _points, "heatmap": _cells}[
+            figure.kind
+        ](figure, axes)
+        _style(figure, axes)
+        return _png(sheet)
+
+
+def draw_panels(panels: Panels) -> bytes | None:
+    """Return the picture of several figures, one above the other, or None without matplotlib."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return None
+    with _quiet():
+        sheet = _sheet(panels.height)
+        count = len(panels.figures)
+        rows = sheet.subplots(count, sharex=True, squeeze=False)[:, 0]
+        drawn = 0
+        for figure, axes in zip(panels.figures, rows, strict=True):
+            axes.set_ylabel(figure.value_title)
+            _lines(figure, axes, first=drawn)
+            _style(figure, axes)
+            if len(figure.series) == 1:
+                _legend(axes, 1)
+            drawn += len(figure.series)
+        rows[-1].set_xlabel(panels.figures[-1].x_title)
+        sheet.align_ylabels(rows)
+        rows[0].set_title(panels.title, loc="left", fontsize=12, fontweight="bold", pad=32)
+        return _png(sheet)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold matplotlib for this thread; a missing glyph is a box, not a line on stderr."""
     with _lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a missing glyph is a box, not a line on stderr
-        return _drawn(figure)
+        warnings.simplefilter("ignore")
+        yield
 
 
-def _drawn(figure: Figure) -> bytes:
+def _sheet(height: int) -> Any:
     import matplotlib.figure
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     sheet = matplotlib.figure.Figure(
-        figsize=(WIDTH / 100, HEIGHT / 100), dpi=DPI, facecolor=PAPER, layout="constrained"
+        figsize=(WIDTH / 100, height / 100), dpi=DPI, facecolor=PAPER, layout="constrained"
     )
     FigureCanvasAgg(sheet)
-    axes = sheet.add_subplot()
-    pad = 32 if len(figure.series) > 1 else 12
-    axes.set_title(figure.title, loc="left", fontsize=12, fontweight="bold", pad=pad)
-    axes.set_xlabel(figure.x_title)
-    axes.set_ylabel(figure.value_title)
-    {"bar": _bars, "stacked": _bars, "line": _lines, "scatter": _points, "heatmap": _cells}[
-        figure.kind
-    ](figure, axes)
-    _style(figure, axes)
+    return sheet
+
+
+def _png(sheet: Any) -> bytes:
     texts: list[Any] = sheet.findobj(lambda artist: hasattr(artist, "set_parse_math"))
     for text in texts:
         text.set_parse_math(False)  # "$" in a label is a dollar
@@ -99,9 +138,10 @@ def _bars(figure: Figure, axes: Any) -> None:
     room = 0.6 + max(0, 3 - len(categories)) / 3  # one or two bars do not fill the sheet
     axes.set_xlim(-room, len(categories) - 1 + room)
     _gaps(figure, axes)
-    long = sum(len(str(category)) for category in categories) > 90
-    axes.set_xticks(range(len(categories)), [str(category) for category in categories])
-    axes.tick_params(axis="x", rotation=30 if long else 0)
+    names = [str(category) for category in categories]
+    long = len(names) * (max(map(width_of, names)) + 2) > _LETTERS
+    turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if long else {}
+    axes.set_xticks(range(len(names)), names, **turned)
 
 
 def _gaps(figure: Figure, axes: Any) -> None:
@@ -118,8 +158,8 @@ def _gaps(figure: Figure, axes: Any) -> None:
             )
 
 
-def _lines(figure: Figure, axes: Any) -> None:
-    for index, series in enumerate(figure.series):
+def _lines(figure: Figure, axes: Any, *, first: int = 0) -> None:
+    for index, series in enumerate(figure.series, first):
         axes.plot(
             series.x,
             [float("nan") if y is None else y for y in series.y],
@@ -176,14 +216,18 @@ def _style(figure: Figure, axes: Any) -> None:
     axes.set_axisbelow(True)
     axes.grid(axis="both" if figure.kind in ("line", "scatter") else "y", color=GRID)
     if len(figure.series) > 1:
-        axes.legend(
-            frameon=False,
-            fontsize=9,
-            ncols=min(5, len(figure.series)),
-            loc="lower left",
-            bbox_to_anchor=(-0.01, 0.99),
-            borderaxespad=0.2,
-        )
+        _legend(axes, len(figure.series))
+
+
+def _legend(axes: Any, count: int) -> None:
+    axes.legend(
+        frameon=False,
+        fontsize=9,
+        ncols=min(5, count),
+        loc="lower left",
+        bbox_to_anchor=(-0.01, 0.99),
+        borderaxespad=0.2,
+    )
 
 
 def _decimal(value: float, _: object) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import InputError, NotFoundError, did_you_mean
+from workbench.figures.table import Table
 from workbench.messages import ROLES, Message
 from workbench.paths import shipped
 
@@ -76,16 +77,14 @@ class TrainingData:
 
         first = self.examples[:SHOWN]
         plain = [self.summary()]
-        rows = ""
+        rows = []
         for example in first:
             turns = [f"{turn.role}: {turn.content}" for turn in example.messages]
             plain.append(f"{example.line:6}  " + " | ".join(turns))
-            cells = "<br>".join(html.escape(turn) for turn in turns)
-            rows += f"<tr><td>{example.line}</td><td>{cells}</td></tr>"
-        head = "<tr><th>line</th><th>conversation</th></tr>"
+            rows.append({"line": example.line, "conversation": "\n".join(turns)})
         return {
             "text/plain": "\n".join(plain),
-            "text/html": f"<div>{html.escape(self.summary())}</div><table>{head}{rows}</table>",
+            "text/html": f"<div>{html.escape(self.summary())}</div>{Table(rows).html()}",
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import signal
@@ -11,11 +12,13 @@ from pathlib import Path
 
 from workbench.errors import EngineError, MissingPackageError, UnsupportedError
 from workbench.finetune.job import Job
-from workbench.finetune.lora import TRAINED
+from workbench.finetune.lora import TRAINED, read_log
+from workbench.finetune.shown import Shown, training_shown
 from workbench.finetune.workspace import Workspace
 from workbench.paths import PACKAGE, shipped
 
 WORKER = "workbench.finetune.worker"
+_LOOK_SECONDS = 0.5
 _PATIENCE = 15.0
 """Seconds that the processes get to end after an interrupt before they are killed."""
 
@@ -59,8 +62,13 @@ def launch_command(job: Job, folder: Path) -> list[str]:
     ]
 
 
-def train_launched(job: Job, work: Workspace) -> None:
+def train_launched(job: Job, work: Workspace, *, progress: bool = True) -> None:
     """Train a job in processes of their own and wait for them; none outlives this call.
+
+    Args:
+        job: What is trained.
+        work: Its working folder; the log that the first process keeps there is what is shown.
+        progress: Show a bar and the curves.
 
     Raises:
         EngineError: A process failed; the message carries the last lines it wrote.
@@ -72,8 +80,12 @@ def train_launched(job: Job, work: Workspace) -> None:
     environment["WORKBENCH_RESUME"] = "1" if work.resumed else ""
     environment["WORKBENCH_PARENT"] = str(os.getpid())
     environment["ACCELERATE_USE_CPU"] = str(job.device == "cpu").lower()
+    environment["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # of these processes; the bar is drawn here
     environment.setdefault("OMP_NUM_THREADS", str(job.recipe.threads or 1))
-    with log.open("w", encoding="utf-8") as stream:
+    with (
+        training_shown(job, quiet=None if progress else True) as shown,
+        log.open("w", encoding="utf-8") as stream,
+    ):
         process = subprocess.Popen(
             launch_command(job, work.folder),
             stdout=stream,
@@ -82,7 +94,7 @@ def train_launched(job: Job, work: Workspace) -> None:
             start_new_session=True,
         )
         try:
-            code = process.wait()
+            code = _followed(process, work.log, shown)
         finally:
             _end(process)
     if code != 0 or work.remembered(TRAINED) is None:
@@ -90,6 +102,21 @@ def train_launched(job: Job, work: Workspace) -> None:
             f"Training on {job.recipe.processes} processes ended with code {code}: {_tail(log)}",
             hint=f"The whole log is {log}.",
         )
+
+
+def _followed(process: subprocess.Popen[bytes], log: Path, shown: Shown) -> int:
+    """Show each row of the log as it is written, until the process ends; return its code."""
+    seen: set[tuple[int, bool]] = set()  # a resumed training writes its first rows again
+    code: int | None = None
+    while code is None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = process.wait(_LOOK_SECONDS)
+        for row in read_log(log):
+            key = (row["step"], "loss" in row)
+            if key not in seen:
+                seen.add(key)
+                shown.row(row)
+    return code
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

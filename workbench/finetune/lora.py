@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from workbench.errors import EngineError, InputError, did_you_mean
 from workbench.finetune.job import Job
 from workbench.finetune.mask import as_rows, quiet_libraries
+from workbench.finetune.shown import Shown, training_shown
 from workbench.finetune.workspace import Workspace
 from workbench.machine.meter import Meter
 from workbench.paths import require_space
-from workbench.progress import progress as progress_bar
-
-if TYPE_CHECKING:
-    from workbench.progress import Bar
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 TRAINED = "trained"
@@ -53,18 +51,16 @@ def train_lora(job: Job, work: Workspace, *, progress: bool = True) -> None:
         before = work.remembered("loss_before") or _held_out(trainer)
         if trainer.is_world_process_zero():
             work.remember("loss_before", before)
-        # 3. train
+        # 3. train, then the held-out loss again
         quiet = None if progress and trainer.is_world_process_zero() else True
-        with (
-            meter.phase("train"),
-            _memory_errors(job),
-            progress_bar("Fine-tuning", total=steps, unit="steps", quiet=quiet) as bar,
-        ):
-            journal = _journal(work, bar, checkpoint, before)
+        with training_shown(job, quiet=quiet) as shown:
+            memory = functools.partial(meter.in_use, job.device)
+            journal = _journal(work, shown, checkpoint, before, memory)
             trainer.add_callback(journal)
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        # 4. held-out loss after, adapter, facts
-        after = _held_out(trainer)
+            with meter.phase("train"), _memory_errors(job):
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            after = _held_out(trainer)
+        # 4. adapter and facts
         trainer.save_model(str(work.folder / TRAINED))
         if trainer.is_world_process_zero():
             work.remember(TRAINED, _facts(job, trainer, meter, journal, before, after))
@@ -251,8 +247,14 @@ def _memory_errors(job: Job) -> Iterator[None]:
         ) from None
 
 
-def _journal(work: Workspace, bar: Bar, checkpoint: Path | None, before: dict[str, Any]) -> Any:
-    """Return the callback that keeps the loss curve and moves the bar."""
+def _journal(
+    work: Workspace,
+    shown: Shown,
+    checkpoint: Path | None,
+    before: dict[str, Any],
+    memory: Callable[[], int],
+) -> Any:
+    """Return the callback that keeps the loss curve, and shows it as it grows."""
     from transformers import TrainerCallback
 
     class Journal(TrainerCallback):  # type: ignore[misc]
@@ -266,7 +268,9 @@ def _journal(work: Workspace, bar: Bar, checkpoint: Path | None, before: dict[st
             self._tokens = losses[-1]["tokens"] if losses else 0
             self.seconds, self.tokens = self._seconds, self._tokens
             self.first_step = step
-            bar.update(done=step)
+            shown.step(step)
+            for row in self.rows:
+                shown.row(row)
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self._began = time.perf_counter()
@@ -275,14 +279,13 @@ def _journal(work: Workspace, bar: Bar, checkpoint: Path | None, before: dict[st
                 work.log.write_text("".join(lines), encoding="utf-8")
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            bar.update(done=state.global_step)
+            shown.step(state.global_step)
 
         def on_log(
             self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any
         ) -> None:
             if "loss" in logs:
                 self._keep(state, self._loss_row(state, logs))
-                bar.update(note=f"loss {logs['loss']:.3f}")
                 _check_loss(logs["loss"], state.global_step)
             elif "eval_loss" in logs:
                 self._keep(state, {"step": state.global_step, "held_out_loss": logs["eval_loss"]})
@@ -302,10 +305,12 @@ def _journal(work: Workspace, bar: Bar, checkpoint: Path | None, before: dict[st
                 "tokens": tokens,
                 "seconds": round(seconds, 3),
                 "tokens_per_second": round(new / span, 1) if span > 0 else None,
+                "memory_bytes": memory(),
             }
 
         def _keep(self, state: Any, row: dict[str, Any]) -> None:
             self.rows.append(row)
+            shown.row(row)
             if state.is_world_process_zero:
                 with work.log.open("a", encoding="utf-8") as stream:
                     stream.write(json.dumps(row) + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import html
+import importlib
 import logging
 import types
 import warnings
@@ -15,6 +16,7 @@ from typing import Any
 from workbench.catalog import ModelFiles, locate, resolve
 from workbench.errors import InputError, UnsupportedError
 from workbench.finetune.data import TrainingData, data_file, read_data
+from workbench.progress import others_silent
 
 _LOUD = ("transformers", "trl", "peft", "accelerate", "bitsandbytes")
 IGNORED = -100
@@ -107,12 +109,12 @@ class MaskView:
             marked = (f"{OPEN}{text}{CLOSE}" if kept else text for text, kept in row.spans)
             plain.append(f"line {row.line}:\n" + "".join(marked))
             body = "".join(_marked_html(text, kept) for text, kept in row.spans)
-            blocks.append(f"<p><i>line {row.line}</i><br>{body}</p>")
+            blocks.append(f"<div><i>line {row.line}</i></div><pre>{body}</pre>")
         return {"text/plain": "\n".join(plain), "text/html": "".join(blocks)}
 
 
 def _marked_html(text: str, kept: bool) -> str:
-    escaped = html.escape(text).replace("\n", "<br>")
+    escaped = html.escape(text)
     return f"<b>{escaped}</b>" if kept else escaped
 
 
@@ -303,29 +305,21 @@ def _runs(labels: Sequence[int]) -> Iterator[tuple[int, int, bool]]:
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Silence progress bars, telemetry and harmless notices of third parties; errors still show."""
-    import datasets
-    import transformers
+    for name in ("datasets", "transformers"):  # only what is imported can be silenced
+        importlib.import_module(name)
     from huggingface_hub import constants
 
-    bars = datasets.are_progress_bars_disabled()
     loggers = [logging.getLogger(name) for name in _LOUD]
     levels = [logger.level for logger in loggers]
     telemetry = constants.HF_HUB_DISABLE_TELEMETRY
-    hf_bars = transformers.utils.logging.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()
     constants.HF_HUB_DISABLE_TELEMETRY = True
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with others_silent(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         constants.HF_HUB_DISABLE_TELEMETRY = telemetry
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-        if hf_bars:
-            transformers.utils.logging.enable_progress_bar()
-        if not bars:
-            datasets.enable_progress_bars()

@@ -16,7 +16,7 @@ from workbench.progress import duration
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """One finished fine-tuning; displays its table and its loss curve.
+    """One finished fine-tuning; displays its table, and ``figure()`` is its loss curve.
 
     Attributes:
         adapter: Folder of the PEFT adapter, with ``recipe.yaml``, ``training.jsonl``,

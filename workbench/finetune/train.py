@@ -75,7 +75,7 @@ def _run(job: Job, *, resume: bool, progress: bool) -> Training:
             # 2. train; leaves adapter, loss curve and facts in the working folder
             if work.remembered(TRAINED) is None:
                 if job.recipe.processes > 1:
-                    train_launched(job, work)
+                    train_launched(job, work, progress=progress)
                 else:
                     train_lora(job, work, progress=progress)
             # 3. after, on the adapter as it was saved; then it gets its name

@@ -84,6 +84,7 @@ def _environment() -> dict[str, str]:
     return {
         **os.environ,
         "HF_HUB_OFFLINE": "1",  # a local folder is converted: nothing is to be fetched
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # the parent draws one
         "TOKENIZERS_PARALLELISM": "false",
         "TRANSFORMERS_VERBOSITY": "error",
         "PYTHONUNBUFFERED": "1",

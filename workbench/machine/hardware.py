@@ -136,7 +136,8 @@ class Machine(Settings):
         rows = self.rows()
         plain = "\n".join(f"{name:18} {value}" for name, value in rows)
         cells = "".join(
-            f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>"
+            f'<tr><td><div align="left">{html.escape(name)}</div></td>'
+            f'<td><div align="left">{html.escape(value)}</div></td></tr>'
             for name, value in rows
         )
         return {"text/plain": plain, "text/html": f"<table>{cells}</table>"}

@@ -106,6 +106,19 @@ class Meter:
         found = [p.delta_bytes for p in self.phases if p.name == name and p.place == place]
         return max(found) if found else None
 
+    def in_use(self, device: str) -> int:
+        """Return the bytes in use now on a device: of this process where that is known.
+
+        Args:
+            device: ``cpu`` for the memory of this process, or ``cuda``, ``mps``, ``mlx``.
+        """
+        with self._lock, self._charged():
+            places = [found for probe in self._probes for found in probe.now()]
+        wanted = [each for each in places if each[0].startswith(device)]
+        own = [each for each in wanted if " device-wide" not in each[0]]
+        host = [each for each in places if each[0] == HOST]
+        return max((value for _, value in own or wanted or host), default=0)
+
     def as_rows(self) -> list[dict[str, Any]]:
         """Return the phases as plain data."""
         return [phase.as_dict() for phase in self.phases]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import html
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from workbench.errors import InputError
-from workbench.figures import Figure, Table, stacked
+from workbench.figures import Figure, Table, show_with_figure, stacked
 
 Place = Literal["device", "host"]
 Group = Literal[
@@ -215,13 +214,10 @@ class Estimate:
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         said = "".join(f"<div>{html.escape(line)}</div>" for line in (self.summary(), *self.notes))
-        picture = self.figure().picture()
-        drawn = ""
-        if picture is not None:
-            content = base64.b64encode(picture).decode("ascii")
-            text = html.escape(str(self.figure()), quote=True)
-            drawn = f'<img alt="{text}" src="data:image/png;base64,{content}">'
-        return {"text/plain": str(self), "text/html": f"{self.table().html()}{said}{drawn}"}
+        return {"text/plain": str(self), "text/html": f"{self.table().html()}{said}"}
+
+    def _ipython_display_(self) -> None:
+        show_with_figure(self._repr_mimebundle_(), self.figure())
 
 
 def _gib(value: float) -> str:

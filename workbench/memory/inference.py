@@ -55,6 +55,7 @@ def estimate(
     utilization: float | None = None,
     kv_cache_memory_bytes: int | None = None,
     batched_tokens: int = 8192,
+    unpacks: bool = False,
 ) -> Estimate:
     """Return the memory that a model takes at its peak, by its engine's own rules.
 
@@ -83,6 +84,7 @@ def estimate(
         utilization: That share; default is the engine's.
         kv_cache_memory_bytes: vLLM's fixed cache, instead of a share.
         batched_tokens: Most tokens of one step of a serving engine.
+        unpacks: Whether transformers reads a GGUF file, which it unpacks in RAM first.
 
     Raises:
         NotFoundError: No such card.
@@ -126,6 +128,7 @@ def estimate(
         utilization=utilization,
         kv_cache_memory_bytes=kv_cache_memory_bytes,
         batched_tokens=batched_tokens,
+        unpacks=unpacks,
     )
     parts, said, doubts = _made(found, use, options)
     return Estimate(
@@ -153,6 +156,7 @@ class _Options:
     utilization: float | None
     kv_cache_memory_bytes: int | None
     batched_tokens: int
+    unpacks: bool
 
 
 def _made(found: Subject, use: CacheUse, options: _Options) -> Made:
@@ -174,6 +178,7 @@ def _made(found: Subject, use: CacheUse, options: _Options) -> Made:
             attention=options.attention,
             all_logits=options.all_logits,
             shards=options.tensor_parallel,
+            unpacks=options.unpacks,
         )
         run = transformers_parts if use.engine == "transformers" else mlx_parts
         made = run(found, use, plain)

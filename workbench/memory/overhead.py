@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from workbench.memory.estimate import Part, Place
-from workbench.memory.weights import Weights
+from workbench.memory.weights import Held, Weights
 
 MIB = 2**20
+_F32 = 4
 _SEGMENT, _UNSPLIT, _LARGE, _MIDDLE, _ROUND = 2 * MIB, MIB, 10 * MIB, MIB, 512
 _CONTEXT = 450 * MIB
 _CUBLAS = 8 * MIB + 128 * 1024
@@ -39,6 +42,42 @@ def rounding_part(weights: Weights, *, shards: int = 1) -> Part:
         rule="each tensor to 512 B, those from 10 MiB on to 2 MiB where at most 1 MiB is left over",
         group="overhead",
     )
+
+
+def unpacking_part(weights: Weights, *, on_device: bool) -> Part:
+    """Return what transformers holds in RAM, besides the model, while it unpacks a GGUF file.
+
+    It keeps every tensor until the last one is read (modeling_gguf_pytorch_utils.py): experts in
+    float32, the others in the compute dtype, which on a CPU become the model's own; and the tensor
+    under way twice more in float32. Files begin with the embedding and the output matrix, so that
+    their copies are gone before all the rest is there.
+
+    Args:
+        weights: The weights in the compute dtype.
+        on_device: Whether they go to a device; else they stay in RAM.
+    """
+    if not on_device:
+        wide = [held for held in weights.tensors if _F32 * held.shape.count > held.bytes]
+        size = sum(_unpacked(held) for held in wide if held.shape.kind == "expert")
+        rule = "experts in float32, until all of them are read"
+    else:
+        ends = [held for held in weights.tensors if held.shape.layer is None]
+        inner = [held for held in weights.tensors if held.shape.layer is not None]
+        first = sum(map(_unpacked, ends)) + _copies(ends)
+        size = max(first, sum(map(_unpacked, weights.tensors)) + _copies(inner))
+        rule = (
+            "a GGUF file's weights before they go to the device, experts in float32, and the "
+            "tensor under way twice more"
+        )
+    return Part(name="unpacking in RAM", bytes=size, rule=rule, place="host", group="overhead")
+
+
+def _unpacked(held: Held) -> int:
+    return _F32 * held.shape.count if held.shape.kind == "expert" else held.bytes
+
+
+def _copies(tensors: Iterable[Held]) -> int:
+    return 2 * _F32 * max((held.shape.count for held in tensors), default=0)
 
 
 def cuda_parts(*, torch: bool) -> tuple[Part, ...]:

@@ -9,7 +9,13 @@ from workbench.memory.activations import in_flight_part, logits_part, per_token,
 from workbench.memory.cache import CacheUse, cache_parts, growth_part
 from workbench.memory.estimate import Part
 from workbench.memory.layers import heads
-from workbench.memory.overhead import cuda_parts, process_part, rounding_part, slack_part
+from workbench.memory.overhead import (
+    cuda_parts,
+    process_part,
+    rounding_part,
+    slack_part,
+    unpacking_part,
+)
 from workbench.memory.request import Subject, parts_of_weights, weigh_subject
 
 _PREFILL_STEP = 2048  # mlx-lm's prefill_step_size
@@ -32,6 +38,8 @@ class Plain:
     """Whether the logits of all prompt tokens are kept."""
     shards: int = 1
     """Devices that share the model."""
+    unpacks: bool = False
+    """Whether transformers reads the weights from a GGUF file, which it unpacks in RAM first."""
 
 
 def transformers_parts(found: Subject, use: CacheUse, how: Plain) -> Made:
@@ -53,6 +61,8 @@ def transformers_parts(found: Subject, use: CacheUse, how: Plain) -> Made:
         base += cuda_parts(torch=True)
         if weights is not None:
             base.append(rounding_part(weights, shards=how.shards))
+    if how.unpacks and weights is not None:
+        base.append(unpacking_part(weights, on_device=how.device != "cpu"))
     notes: list[str] = []
     doubts: list[str] = []
     try:

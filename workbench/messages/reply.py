@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from workbench.messages.message import ToolCall
 
-FinishReason = Literal["stop", "length", "tool_calls", "cancelled", "error"]
+FinishReason = Literal["stop", "length", "tool_calls", "cancelled", "error", "interrupted"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +100,8 @@ class Reply:
         token_ids: Sampled token ids, where the engine knows them.
         tool_calls: What the model wants to call; nothing is run by itself.
         logprobs: Log-probability and alternatives of each token, where asked for.
-        finish_reason: ``stop``, ``length``, ``tool_calls``, ``cancelled`` or ``error``.
+        finish_reason: ``stop``, ``length``, ``tool_calls``, ``cancelled`` or ``error``; in a kept
+            conversation also ``interrupted``: the process ended before the answer did.
         usage: Token counts, or None where the engine does not say.
         timings: Times, or None where the engine does not say.
         model: Label of the model that answered.
@@ -170,8 +171,9 @@ class Reply:
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         # Model output is untrusted text: escaped, and only tags that survive nbconvert's sanitiser.
-        body = html.escape(self.text).replace("\n", "<br>")
-        note = f"<br><i>{html.escape(self.summary())}</i>"
+        lines = [html.escape(line) or "&#160;" for line in self.text.split("\n")]
+        body = "".join(f"<div>{line}</div>" for line in lines)
+        note = f"<div><i>{html.escape(self.summary())}</i></div>"
         folded = f"<div><i>{html.escape(self.thinking)}</i></div>" if self.thinking else ""
         return {
             "text/plain": f"{self.text}\n[{self.summary()}]",

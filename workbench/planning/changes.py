@@ -8,7 +8,9 @@ import math
 from collections.abc import Iterable, Iterator
 
 from workbench.catalog import Card, ModelFiles, catalog
-from workbench.planning.forms import Form, automatic, forms_of
+from workbench.planning.form import Form
+from workbench.planning.forms import automatic, forms_of
+from workbench.planning.given import has_slots
 from workbench.planning.offload import Attempt, Placer
 from workbench.planning.planned import gib
 from workbench.planning.policy import GIB, rules
@@ -75,7 +77,7 @@ class _Question:
     ) -> None:
         self.card, self.files, self.room = card, files, room
         self.wanted, self.batch, self.attempt = wanted, batch, attempt
-        self.placer = Placer(card, files, room, batch=batch)
+        self.placer = self.placer_in(room)
         self._others = self._other_cards()
 
     def _fits(self, form: Form, **changed: object) -> Attempt | None:
@@ -107,10 +109,11 @@ class _Question:
         """Fewer sequences at a time."""
         batch = self.batch // 2
         while batch:
-            placer = Placer(self.card, self.files, self.room, batch=batch)
+            placer = self.placer_in(self.room, batch=batch)
             found = placer.attempt(self.attempt.form, self.attempt.placement)
             if found is not None and found.fits:
-                yield f"batch={batch} instead of {self.batch}."
+                word = "parallel" if has_slots(self.attempt.form.facts) else "batch"
+                yield f"{word}={batch} instead of {self.batch}."
                 return
             batch //= 2
 
@@ -261,9 +264,15 @@ class _Question:
                 yield f"{named} of {size} GB: {described(found)}."
                 return
 
-    def placer_in(self, room: Room) -> Placer:
-        """Return a placer for the same card on another room."""
-        return Placer(self.card, self.files, room, batch=self.batch)
+    def placer_in(self, room: Room, *, batch: int | None = None) -> Placer:
+        """Return a placer for the same card on another room, or for another batch."""
+        return Placer(
+            self.card,
+            self.files,
+            room,
+            batch=batch or self.batch,
+            full_window=self.wanted.full_window,
+        )
 
     def _best(self, room: Room, form: Form) -> Attempt | None:
         """Return a form whole or split in a room, where it fits."""

@@ -72,6 +72,7 @@ def _changes(plan: Plan) -> tuple[str, ...]:
             experts_on_cpu=plan.experts_on_cpu or None,
             margin=0.0,
             dtype=plan.dtype or AUTO,
+            **plan.options,
         )
     except WorkbenchError:
         return plan.changes

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from workbench.catalog import Card, ModelFiles
-from workbench.catalog.capabilities import EngineFacts, engine_facts
+from workbench.catalog.capabilities import EngineFacts
 from workbench.catalog.source import find_local
-from workbench.errors import InputError, UnsupportedError, WorkbenchError, did_you_mean
+from workbench.errors import UnsupportedError, WorkbenchError
 from workbench.machine import Machine
 from workbench.memory.ledger import banded
 from workbench.planning import sentences
 from workbench.planning.changes import changes_that_fit
-from workbench.planning.forms import Form, automatic, forms_of, is_gpu_built, missing_packages
+from workbench.planning.form import Form
+from workbench.planning.forms import automatic, forms_of, is_gpu_built
 from workbench.planning.given import (
     AUTO,
     asked_form,
@@ -27,11 +28,14 @@ from workbench.planning.given import (
     contexts_of,
     device_for,
     find,
+    has_slots,
     named_engine,
+    sequences_of,
 )
 from workbench.planning.offload import Attempt, Placer, flash_attention, max_memory
 from workbench.planning.planned import Plan
 from workbench.planning.policy import rules
+from workbench.planning.refused import nothing_loads
 from workbench.planning.remote import ENGINE as REMOTE
 from workbench.planning.remote import Backend, backend_for, remote_plan, service_of
 from workbench.planning.room import Room, room_of
@@ -133,13 +137,17 @@ def plan(
         experts_on_cpu=experts_on_cpu,
         devices=tensor_parallel,
         device_given=device != AUTO,
-        full_window=bool(options.get("swa_full", True)),
+        full_window=bool(options.get("swa_full", facts is None or not has_slots(facts))),
         form_given=asked is not None or (facts is not None and facts.name == "transformers"),
     )
-    chooser = _Chooser(card, files, room, wanted, batch, asked, dtype, policy)
+    named = facts is not None
+    held = sequences_of(facts, batch, options)
+    chooser = _Chooser(card, files, room, wanted, held, asked, dtype, policy, named)
     found = chooser.plan(facts, context=context, extra=extra)
-    said = (backend.reason,) if backend.reason else ()
-    return dataclasses.replace(found, reasons=(*said, *found.reasons)) if said else found
+    said = [backend.reason] if backend.reason else []
+    if facts is not None and has_slots(facts):
+        said.append(sentences.of_slots(held))
+    return dataclasses.replace(found, batch=batch, reasons=(*said, *found.reasons))
 
 
 class _Chooser:
@@ -155,7 +163,9 @@ class _Chooser:
         asked: str | None,
         dtype: str,
         policy: str,
+        named: bool,
     ) -> None:
+        self.named = named
         self.card, self.files, self.room, self.wanted = card, files, room, wanted
         self.batch, self.asked, self.dtype, self.policy = batch, asked, dtype, policy
         self.rules = rules()
@@ -171,7 +181,9 @@ class _Chooser:
             reasons.append("On the CPU, because this llama-cpp-python was built without a GPU.")
         found, room = self._search(room, engines)
         if found.attempt is None and found.unknown is None:
-            raise self._nothing(facts)
+            raise nothing_loads(
+                self.card, room, self.rules, facts, asked=self.asked, dtype=self.dtype
+            )
         reasons += _engine_reason(facts, self.files, found)
         reasons += sentences.chosen(
             found, self.card, room, self.wanted, self.rules, policy=self.policy
@@ -204,7 +216,13 @@ class _Chooser:
     def forms(self, room: Room, engines: Sequence[str]) -> list[Form]:
         """Return the forms that the user's words and the policy leave."""
         found = forms_of(
-            self.card, self.files, room=room, rules=self.rules, engines=engines, asked=self.asked
+            self.card,
+            self.files,
+            room=room,
+            rules=self.rules,
+            engines=engines,
+            asked=self.asked,
+            named=self.named,
         )
         if self.asked is not None:
             found = [form for form in found if form.quantization == self.asked]
@@ -225,32 +243,6 @@ class _Chooser:
             if same:
                 return same
         return list(forms)
-
-    def _nothing(self, facts: EngineFacts | None) -> WorkbenchError:
-        if self.dtype != AUTO:
-            dtypes = {name for each in engine_facts().values() for name in each.dtypes}
-            chosen = facts or next(
-                each for each in engine_facts().values() if "safetensors" in each.formats
-            )
-            if self.dtype not in chosen.dtypes and chosen.dtypes:
-                return InputError(
-                    f"The engine {chosen.name} has no dtype {self.dtype!r}.",
-                    hint=did_you_mean(self.dtype, chosen.dtypes or dtypes),
-                )
-        if self.card.remote is not None:
-            return UnsupportedError(
-                f"{self.card.id} runs at a service ({self.card.remote.url}), not on a machine.",
-                hint="Name an engine that asks services.",
-            )
-        stored = self.card.stored.method if self.card.stored else "these"
-        return UnsupportedError(
-            f"No engine loads {self.card.id} on {self.room.device}"
-            + (f" in the form {self.asked}." if self.asked else f": {stored} weights.")
-            if facts is None
-            else f"The engine {facts.name} does not load {self.card.id} on {self.room.device}"
-            + (f" in the form {self.asked}." if self.asked else f": {stored} weights."),
-            hint=missing_packages(self.card, self.room, self.rules),
-        )
 
     def _made(self, found: Found, room: Room, reasons: list[str], extra: dict[str, Any]) -> Plan:
         attempt, form = found.attempt, found.unknown

@@ -12,7 +12,7 @@ from workbench.memory import Estimate
 from workbench.memory.training import estimate_training
 from workbench.memory.training_setting import Method, Sharding
 from workbench.planning.changes import SOLD_GPU, SOLD_RAM
-from workbench.planning.forms import has_bf16
+from workbench.planning.form import has_bf16
 from workbench.planning.planned import Need, Plan, gib
 from workbench.planning.policy import GIB, Rules, rules
 from workbench.planning.room import Room

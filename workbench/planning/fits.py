@@ -10,7 +10,8 @@ from workbench.catalog import Card, Shelf, locate
 from workbench.catalog import catalog as all_cards
 from workbench.errors import WorkbenchError
 from workbench.machine import Machine
-from workbench.planning.forms import Form, automatic, forms_of
+from workbench.planning.form import Form
+from workbench.planning.forms import automatic, forms_of
 from workbench.planning.given import contexts_of
 from workbench.planning.offload import Placer
 from workbench.planning.policy import rules

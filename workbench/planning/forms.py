@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import importlib.util
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,59 +10,12 @@ from workbench.catalog import Card, ModelFiles
 from workbench.catalog.capabilities import EngineFacts, automatic_engines, engine_facts
 from workbench.catalog.card import ReadyForm
 from workbench.catalog.server_place import missing_of
-from workbench.catalog.wanted import quantization_of
-from workbench.planning.planned import gib
+from workbench.planning.form import Form, dtypes_of, has_bf16, is_installed, sixteen_bits
+from workbench.planning.gguf_forms import gguf_forms, unpacked_forms
 from workbench.planning.policy import Rules
 from workbench.planning.room import Room
 
-SIXTEEN_BITS = ("F16", "BF16")
 _AS_TRAINED = ("mxfp4", "fp8")
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Form:
-    """One way to load a card.
-
-    Attributes:
-        facts: The engine.
-        quantization: ``none`` (as the files are) or the form's name.
-        dtype: Compute dtype, None where the file decides.
-        rank: Place in the order of quality, 0 the best.
-        repository: Hub repository to fetch, None for files that are here.
-        packed: Method of packed weights, None for plain ones.
-        converts: Whether files must be converted or quantized here first.
-        unpacked: Whether packed weights become 16 bit on this device.
-        notes: What to know of it, in sentences.
-    """
-
-    facts: EngineFacts
-    quantization: str
-    dtype: str | None
-    rank: int
-    repository: str | None = None
-    packed: str | None = None
-    converts: bool = False
-    unpacked: bool = False
-    notes: tuple[str, ...] = ()
-
-    @property
-    def key(self) -> tuple[str | None, ...]:
-        """What its memory depends on."""
-        return self.facts.name, self.quantization, self.dtype, self.packed, self.repository
-
-    @property
-    def name(self) -> str:
-        """Engine and form, for sentences."""
-        form = self.quantization
-        if form == "none":
-            form = self.packed if self.packed and not self.unpacked else (self.dtype or "as it is")
-        return f"{self.facts.name} {form}"
-
-
-@functools.cache
-def is_installed(module: str) -> bool:
-    """Return whether a module can be imported, without importing it."""
-    return importlib.util.find_spec(module) is not None
 
 
 def automatic(room: Room) -> list[str]:
@@ -90,6 +41,7 @@ def forms_of(
     rules: Rules,
     engines: Iterable[str],
     asked: str | None = None,
+    named: bool = False,
 ) -> list[Form]:
     """Return the forms of a card on a machine, best first: quality, no conversion, preference.
 
@@ -100,6 +52,7 @@ def forms_of(
         rules: The order of quality and the preferences.
         engines: Names of the engines that may be used.
         asked: A form that the user named; it is among the forms where an engine can do it.
+        named: Whether the user named the engine; it then loads also what it has to unpack.
     """
     known = engine_facts()
     found: list[Form] = []
@@ -114,7 +67,9 @@ def forms_of(
         if "safetensors" in facts.formats:
             found += _from_safetensors(facts, card, files, room, rules, asked)
         if "gguf" in facts.formats:
-            found += _from_gguf(facts, card, files, rules, asked)
+            found += gguf_forms(facts, card, files, rules, asked)
+        elif named and "gguf" in facts.only_when_named:
+            found += unpacked_forms(facts, card, files, room, rules, asked)
     return sorted(found, key=lambda form: _order(form, card, room, rules))
 
 
@@ -147,10 +102,11 @@ def _from_safetensors(
     if card.stored is not None:
         yield from _packed(facts, card, card.stored.method, repository, "none", room, rules)
     else:
-        for dtype in _dtypes(facts, room):
+        for dtype in dtypes_of(facts, room, rules):
             yield Form(facts=facts, quantization="none", dtype=dtype, rank=0, repository=repository)
         for name in facts.quantizations:
-            if name not in facts.on_load or (name in rules.packed and name != asked):
+            by_wish = name in rules.packed or name in facts.only_when_asked
+            if name not in facts.on_load or (by_wish and name != asked):
                 continue  # what ready weights are named too is made here only where it is asked for
             if files is None and any(ready_name(each) == name for each in card.forms):
                 continue
@@ -255,101 +211,6 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("+")[0].split(".") if part.isdigit())
 
 
-def has_bf16(room: Room, rules: Rules) -> bool:
-    """Return whether the devices compute in bfloat16."""
-    return room.device != "cuda" or (room.capability or 99) >= rules.bf16_capability
-
-
-def sixteen_bits(facts: EngineFacts, room: Room, rules: Rules) -> str | None:
-    """Return bf16 where engine and GPU have it, else fp16, else what the engine has."""
-    for dtype in ("bf16", "fp16"):
-        if dtype in facts.dtypes and (dtype == "fp16" or has_bf16(room, rules)):
-            return dtype
-    return facts.dtypes[0] if facts.dtypes else None
-
-
-def _dtypes(facts: EngineFacts, room: Room) -> list[str | None]:
-    """Return the dtypes of unquantized weights: exact first on a CPU, 16 bits on a GPU."""
-    from workbench.planning.policy import rules
-
-    half = sixteen_bits(facts, room, rules())
-    if room.device == "cpu" and "fp32" in facts.dtypes:
-        return ["fp32", half]
-    return [half]
-
-
-def _from_gguf(
-    facts: EngineFacts, card: Card, files: ModelFiles | None, rules: Rules, asked: str | None
-) -> Iterator[Form]:
-    if files is not None and files.kind == "gguf":
-        yield Form(facts=facts, quantization="none", dtype=None, rank=0)
-        return
-    if card.stored is not None and card.stored.method == "gguf" and files is None:
-        name = card.stored.quantization or "none"
-        home = card.repository or card.unverified_repository
-        yield Form(facts=facts, quantization=name, dtype=None, rank=0, repository=home)
-        return
-    if files is None and card.gguf is not None:
-        for name in _with_asked(ready_names(card, rules), asked):
-            yield Form(
-                facts=facts,
-                quantization=name,
-                dtype=None,
-                rank=0 if name.startswith("MXFP4") else rules.rank(name),
-                repository=card.gguf.repository,
-            )
-        return
-    if "safetensors" not in facts.converts or (files is None and card.repository is None):
-        return
-    if card.stored is not None and card.stored.method not in ("fp8",):
-        return  # the converter unpacks what it knows; quantizing 4 bit again is no form to plan
-    each = 1 if card.stored else 4 if card.dtype == "fp32" else 2
-    size = (card.architecture.parameters or 0) * each
-    whence = f"{gib(size)} GiB of safetensors" if size else "the safetensors"
-    said = f"No GGUF of it is known: it is made here once, from {whence}."
-    made = made_names(facts, card, rules)
-    for name in _with_asked(made, asked if asked in facts.quantizations else None):
-        yield Form(
-            facts=facts,
-            quantization=name,
-            dtype=None,
-            rank=rules.rank(name),
-            repository=card.repository if files is None else None,
-            converts=True,
-            notes=(said,) if files is None else (),
-        )
-
-
-def _with_asked(names: list[str], asked: str | None) -> list[str]:
-    return names if asked in (None, "none", *names) else [*names, str(asked)]
-
-
-def ready_names(card: Card, rules: Rules) -> list[str]:
-    """Return the quantizations that the card's GGUF repository has or is likely to have."""
-    if card.gguf is None:
-        return []
-    if "{quantization}" in card.gguf.pattern:
-        return list(dict.fromkeys([*card.gguf.files, *rules.ready_gguf]))
-    stated = quantization_of(card.gguf.pattern)
-    return list(dict.fromkeys([*card.gguf.files, *([stated] if stated else [])]))
-
-
-def made_names(facts: EngineFacts, card: Card, rules: Rules) -> list[str]:
-    """Return one quantization of each quality that the engine makes from safetensors."""
-    kept = sixteen_bit_gguf(card.dtype)
-    found = [kept]
-    for line in rules.quality[1:]:
-        name = next((each for each in line if each in facts.quantizations), None)
-        if name is not None:
-            found.append(name)
-    return found
-
-
-def sixteen_bit_gguf(stored_dtype: str | None) -> str:
-    """Return the GGUF type of 16 bits that keeps most of what is stored."""
-    return "BF16" if stored_dtype == "bf16" else "F16"
-
-
 def is_gpu_built() -> bool:
     """Return whether the installed llama-cpp-python was built for a GPU, by its libraries."""
     found = importlib.util.find_spec("llama_cpp")
@@ -358,16 +219,3 @@ def is_gpu_built() -> bool:
     libraries = Path(found.origin).parent / "lib"
     names = {path.name for path in libraries.glob("*ggml-*")}
     return any(word in name for name in names for word in ("cuda", "metal", "vulkan", "hip"))
-
-
-def missing_packages(card: Card, room: Room, rules: Rules) -> str | None:
-    """Return in a sentence what a packed card needs that is not on this machine."""
-    rule = rules.packed.get(card.stored.method) if card.stored is not None else None
-    if rule is None or not room.here:
-        return None
-    lacks = [
-        f"{engine} needs {', '.join(missing)}"
-        for engine, modules in rule.needs.items()
-        if (missing := [module for module in modules if not is_installed(module)])
-    ]
-    return f"Not installed: {'; '.join(lacks)}." if lacks else None

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from workbench.catalog import Card, ModelFiles, catalog, locate, resolve
-from workbench.catalog.capabilities import EngineFacts, automatic_engines, engine_facts
+from workbench.catalog.capabilities import (
+    EngineFacts,
+    ServerFacts,
+    automatic_engines,
+    engine_facts,
+)
 from workbench.catalog.server_place import missing_of
 from workbench.errors import InputError, MissingPackageError, UnsupportedError, did_you_mean
-from workbench.planning.forms import ready_name, ready_names, sixteen_bit_gguf
+from workbench.planning.forms import ready_name
+from workbench.planning.gguf_forms import ready_names, sixteen_bit_gguf
 from workbench.planning.policy import POLICIES, TASKS, Rules
 
 AUTO = "auto"
@@ -76,7 +84,7 @@ def check_format(facts: EngineFacts, card: Card, files: ModelFiles | None) -> No
                 hint="Download the model and name its folder.",
             )
         return
-    if files.kind not in (*facts.formats, *facts.converts):
+    if files.kind not in (*facts.formats, *facts.converts, *facts.only_when_named):
         able = [other.name for other in engine_facts().values() if files.kind in other.formats]
         raise UnsupportedError(
             f"The engine {facts.name} does not load {files.kind} files.",
@@ -111,6 +119,37 @@ def contexts_of(context: int | None, card: Card, found: Rules) -> tuple[int, ...
             hint=f"Give at most {limit}.",
         )
     return (context,)
+
+
+def has_slots(facts: EngineFacts) -> bool:
+    """Return whether a server gives each request at a time a whole context of its own."""
+    server = facts.server
+    return server is not None and any("{whole_context}" in word for word in server.command)
+
+
+def sequences_of(facts: EngineFacts | None, batch: int, options: Mapping[str, Any]) -> int:
+    """Return how many contexts an engine holds: the batch, or all slots of a server that has some.
+
+    Raises:
+        InputError: ``parallel`` is no number of slots.
+    """
+    if facts is None or facts.server is None or not has_slots(facts):
+        return batch
+    return requests_at_a_time(facts.server, batch, options)
+
+
+def requests_at_a_time(server: ServerFacts, batch: int, options: Mapping[str, Any]) -> int:
+    """Return how many requests a server answers at a time.
+
+    Raises:
+        InputError: ``parallel`` is no number of requests.
+    """
+    asked = options.get("parallel")
+    if asked is None:
+        return max(batch, server.slots)
+    if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
+        raise InputError(f"parallel must be 1 or more, not {asked!r}.")
+    return asked
 
 
 def card_layers(card: Card) -> int | None:
@@ -159,6 +198,8 @@ def asked_form(
     every = engine_facts()
     engines = [facts] if facts is not None else [every[name] for name in automatic_engines()]
     names = {name.lower(): name for each in engines for name in known_forms(each, card, found)}
+    if facts is not None and "gguf" in facts.only_when_named:
+        names |= {name.lower(): name for name in gguf_names(card, found)}
     exact = names.get(quantization.lower())
     if exact is None:
         raise _unknown_form(quantization, card, facts, found, [*names.values()])
@@ -206,8 +247,15 @@ def known_forms(facts: EngineFacts, card: Card, found: Rules) -> list[str]:
             if each.kind in found.packed
             and facts.name in (found.packed[each.kind].engines or (facts.name,))
         ]
-    if "gguf" in facts.formats and card.gguf is not None and card.path is None:
-        in_quality = [name for line in found.quality for name in line if name[:2] in ("Q2", "Q3")]
-        in_quality += [name for line in found.quality for name in line if name.startswith("IQ")]
-        names += [*ready_names(card, found), *in_quality]
+    if "gguf" in facts.formats:
+        names += gguf_names(card, found)
     return list(dict.fromkeys(names))
+
+
+def gguf_names(card: Card, found: Rules) -> list[str]:
+    """Return the names of the ready GGUF files that a card has, or may well have."""
+    if card.gguf is None or card.path is not None:
+        return []
+    in_quality = [name for line in found.quality for name in line if name[:2] in ("Q2", "Q3")]
+    in_quality += [name for line in found.quality for name in line if name.startswith("IQ")]
+    return [*ready_names(card, found), *in_quality]

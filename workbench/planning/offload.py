@@ -9,7 +9,7 @@ from workbench.catalog import Card, ModelFiles
 from workbench.catalog.header import Header, read_header
 from workbench.errors import WorkbenchError
 from workbench.memory import Estimate
-from workbench.planning.forms import Form
+from workbench.planning.form import Form
 from workbench.planning.planned import Need
 from workbench.planning.room import Room
 
@@ -114,12 +114,16 @@ class Placer:
         room = self.room if placement.gpu_layers else self.room.on_cpu()
         layered = form.facts.name in _LAYERED
         model = self._model
+        quantization = _BYTES_OF.get(form.quantization, form.quantization)
         if form.unpacked and isinstance(model, Card):
             model = model.model_copy(update={"stored": None})
+        unpacks = form.unpacked and form.packed == "gguf"
+        if unpacks and form.dtype:
+            quantization = form.dtype
         found = estimate(
             model,
             engine=form.facts.estimated_as or form.facts.name,
-            quantization=_BYTES_OF.get(form.quantization, form.quantization),
+            quantization=quantization,
             dtype=form.dtype,
             context=placement.context,
             batch=self.batch,
@@ -130,6 +134,7 @@ class Placer:
             swa_full=self.full_window,
             device=room.device,
             tensor_parallel=1 if layered else placement.devices,
+            unpacks=unpacks,
         )
         needs = room.needs(found, placement.devices)
         if placement.mapped:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from workbench.catalog import Card
-from workbench.planning.forms import Form
+from workbench.planning.form import Form
 from workbench.planning.offload import Attempt, Placement, Placer, cheapest
 from workbench.planning.policy import Rules
 from workbench.planning.room import Room

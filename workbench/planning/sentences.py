@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from workbench.catalog import Card
-from workbench.planning.forms import Form, has_bf16
+from workbench.planning.form import Form, has_bf16
 from workbench.planning.offload import Attempt
 from workbench.planning.planned import gib
 from workbench.planning.policy import Rules, rules
@@ -47,6 +47,13 @@ def described(attempt: Attempt) -> str:
     if placement.devices > 1:
         said += f" over {placement.devices} devices"
     return said
+
+
+def of_slots(count: int) -> str:
+    """Return how many requests a server takes at a time, each with a context of its own."""
+    many = "1 request" if count == 1 else f"{count} requests"
+    own = "has" if count == 1 else "each have"
+    return f"Its server takes {many} at a time, which {own} a whole context (parallel={count})."
 
 
 def chosen(

@@ -23,6 +23,7 @@ from workbench.paths import checkout, home, shipped
 from workbench.progress import CURRENT, Bar, progress
 from workbench.runs import record
 from workbench.runs.finish import settle
+from workbench.runs.grammar import grammar_when_asked_for
 from workbench.runs.parameters import Given, Parameter, as_text, declared, resolved
 from workbench.settings import read_yaml
 
@@ -327,7 +328,8 @@ def _git(path: Path) -> dict[str, Any] | None:
 
 
 def _read_notebook(path: Path) -> Mapping[str, Any]:
-    import nbformat
+    with grammar_when_asked_for():
+        import nbformat
 
     try:
         content: Mapping[str, Any] = nbformat.read(path, as_version=4)

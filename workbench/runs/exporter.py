@@ -11,12 +11,16 @@ import re
 from pathlib import Path
 from typing import Any
 
-from nbconvert.exporters.html import HTMLExporter
 from traitlets import default
 
+from workbench.chats.formulas import formula_style
 from workbench.errors import NotFoundError
 from workbench.paths import atomic_file
 from workbench.runs import page, record
+from workbench.runs.grammar import grammar_when_asked_for
+
+with grammar_when_asked_for():
+    from nbconvert.exporters.html import HTMLExporter
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _SCRIPTS, _POLICY = "<!--scripts-->", "<!--policy-->"
@@ -126,7 +130,7 @@ def styles() -> str:
     """Return the style sheet with the colours of code, light and dark."""
     from pygments.formatters import HtmlFormatter
 
-    sheet = template_text("report.css")
+    sheet = f"{template_text('report.css')}\n{formula_style()}"
     light = HtmlFormatter(style="default").get_style_defs(".highlight")
     dark = HtmlFormatter(style="github-dark").get_style_defs(".highlight")
     both = re.sub(

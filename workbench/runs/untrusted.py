@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from workbench.chats.formulas import formula
+
+_MATHML = "http://www.w3.org/1998/Math/MathML"
 _TAGS = frozenset(
     re.findall(
         r"\w+",
@@ -99,14 +102,26 @@ def markdown(
 
 
 def tex(source: str, *, block: bool = False) -> str:
-    """Return MathML of a TeX formula, or the formula as code when it cannot be read."""
-    from latex2mathml.converter import convert
+    r"""Return MathML of a TeX formula, or the formula as code when it cannot be read.
 
-    try:
-        return str(convert(source.strip(), display="block" if block else "inline"))
-    except Exception:  # the converter raises many kinds, and a formula must not cost the report
+    The formula is built anew of known elements and attributes, since TeX can carry addresses and
+    styles (``\href``, ``\style``) that would reach the page.
+    """
+    node = formula(source, source.strip(), block)
+    if node is None:
         tag = "pre" if block else "code"
         return f"<{tag}>{html.escape(source)}</{tag}>"
+    display = "block" if block else "inline"
+    inner = "".join(_mathml(child) for child in node[2:])
+    return f'<math xmlns="{_MATHML}" class="wb-formula" display="{display}">{inner}</math>'
+
+
+def _mathml(node: Any) -> str:
+    if isinstance(node, str):
+        return html.escape(node, quote=False)
+    name, attributes, *children = node
+    said = "".join(f' {key}="{html.escape(str(v))}"' for key, v in (attributes or {}).items())
+    return f"<{name}{said}>{''.join(_mathml(child) for child in children)}</{name}>"
 
 
 @functools.cache

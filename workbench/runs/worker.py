@@ -23,6 +23,7 @@ from workbench.machine.probes import TREE
 from workbench.notebook import KERNEL_ID
 from workbench.paths import atomic_file
 from workbench.runs import finish, record
+from workbench.runs.grammar import grammar_when_asked_for
 from workbench.runs.kernel import die_with_parent
 
 _SAMPLING = 0.25  # seconds between readings of the memory of the process tree
@@ -114,11 +115,12 @@ class Execution:
             }
         if error is None:
             return {"outcome": "done", "error": None}
-        interrupted = error["name"] == "KeyboardInterrupt"
+        interrupted = error["name"] in ("KeyboardInterrupt", "Interrupted")
         return {"outcome": "interrupted" if interrupted else "failed", "error": error}
 
     def _papermill(self) -> None:
-        import papermill
+        with grammar_when_asked_for():
+            import papermill
 
         papermill.execute_notebook(
             self.request["source"],

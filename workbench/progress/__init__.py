@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import html
 import os
 import shutil
@@ -10,11 +11,12 @@ import sys
 import threading
 import time
 import unicodedata
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from workbench import notebook
+from workbench.progress.silence import others_silent as others_silent
 
 Item = TypeVar("Item")
 CURRENT = ".progress"
@@ -31,6 +33,8 @@ def progress(
     unit: str = "steps",
     quiet: bool | None = None,
     even: bool = True,
+    patience: float = 0.0,
+    tell: Callable[[Sequence[Bar]], object] | None = None,
 ) -> Iterator[Bar]:
     """Show the progress of the block; nested blocks share the display of the outermost one.
 
@@ -40,14 +44,19 @@ def progress(
         unit: What is counted, in the plural.
         quiet: Show nothing; None asks ``WORKBENCH_QUIET``.
         even: The units take about the same time; else the time that is left is not told.
+        patience: Seconds before anything is drawn: work that ends sooner leaves nothing behind.
+            From then on the clock goes on by itself, for work that cannot say how far it is.
+        tell: Gets this bar and the nested ones now and then, outermost first, and draws them
+            itself: a widget of its own. Nested blocks stay with the display that is open already.
 
     Yields:
         The bar; call its ``advance`` as often as you like, drawing is limited by a clock.
     """
     bar = Bar(title, total=total, unit=unit, even=even)
-    surface = _open(bar, quiet=quiet)
+    surface = _open(bar, quiet=quiet, tell=tell)
     bar.surface = surface
-    surface.draw(force=True)
+    pulse = _Pulse(surface, patience) if patience and surface.bars[0] is bar else None
+    surface.draw(force=pulse is None)
     outcome = "done"
     try:
         yield bar
@@ -55,6 +64,8 @@ def progress(
         outcome = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         raise
     finally:
+        if pulse is not None:
+            pulse.end()
         bar.outcome = outcome
         _close(bar, surface)
 
@@ -180,6 +191,7 @@ class _Surface(Protocol):
     bars: list[Bar]
 
     def draw(self, *, force: bool = False) -> None: ...
+    def wait(self, seconds: float) -> None: ...
     def close(self) -> None: ...
 
 
@@ -187,7 +199,9 @@ _lock = threading.RLock()
 _current: _Surface | None = None
 
 
-def _open(bar: Bar, *, quiet: bool | None) -> _Surface:
+def _open(
+    bar: Bar, *, quiet: bool | None, tell: Callable[[Sequence[Bar]], object] | None = None
+) -> _Surface:
     global _current
     if quiet is None:
         quiet = os.environ.get("WORKBENCH_QUIET", "") not in ("", "0")
@@ -197,7 +211,9 @@ def _open(bar: Bar, *, quiet: bool | None) -> _Surface:
         if _current is not None:
             _current.bars.append(bar)
             return _current
-        if notebook.in_kernel():
+        if tell is not None:
+            _current = _Told(bar, tell)
+        elif notebook.in_kernel():
             _current = _Live(bar, hz=_LIVE_HZ if notebook.live() else _BATCH_HZ)
         elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
             _current = _Terminal(bar)
@@ -221,11 +237,37 @@ def _close(bar: Bar, surface: _Surface) -> None:
         surface.close()
 
 
+class _Pulse:
+    """Draws a surface each second once its patience is over, until the work ends."""
+
+    def __init__(self, surface: _Surface, patience: float) -> None:
+        surface.wait(patience)
+        self._surface, self._patience, self._over = surface, patience, threading.Event()
+        # in the cell's own context: what another thread displays would go anywhere
+        run = contextvars.copy_context().run
+        self._thread = threading.Thread(target=run, args=(self._run,), daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Stop drawing."""
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        pause = self._patience
+        while not self._over.wait(pause):
+            self._surface.draw()
+            pause = 1.0
+
+
 class _Silent:
     def __init__(self, bar: Bar) -> None:
         self.bars = [bar]
 
     def draw(self, *, force: bool = False) -> None:
+        pass
+
+    def wait(self, seconds: float) -> None:
         pass
 
     def close(self) -> None:
@@ -237,18 +279,44 @@ class _Timed:
 
     def __init__(self, bar: Bar, *, hz: float) -> None:
         self.bars = [bar]
-        self._pause, self._next = 1 / hz, 0.0
+        self.drawn = False
+        self._pause, self._next, self._earliest = 1 / hz, 0.0, 0.0
+
+    def wait(self, seconds: float) -> None:
+        self._earliest = time.monotonic() + seconds * 0.99
 
     def draw(self, *, force: bool = False) -> None:
         now = time.monotonic()
-        if now < self._next and not force:
+        if now < self._earliest or (now < self._next and not force):
             return
         self._next = now + self._pause
         with _lock:
+            self.drawn = True
             self._draw(self.bars)
+
+    def close(self) -> None:
+        if self.drawn or not self._earliest:
+            self._close()
+
+    def _close(self) -> None:
+        raise NotImplementedError
 
     def _draw(self, bars: list[Bar]) -> None:
         raise NotImplementedError
+
+
+class _Told(_Timed):
+    """Somebody else draws it."""
+
+    def __init__(self, bar: Bar, tell: Callable[[Sequence[Bar]], object]) -> None:
+        super().__init__(bar, hz=_LIVE_HZ)
+        self._tell = tell
+
+    def _close(self) -> None:
+        pass
+
+    def _draw(self, bars: list[Bar]) -> None:
+        self._tell(tuple(bars))
 
 
 class _Terminal(_Timed):
@@ -262,7 +330,7 @@ class _Terminal(_Timed):
         sys.stderr.write(f"\r\x1b[2K{text}")
         sys.stderr.flush()
 
-    def close(self) -> None:
+    def _close(self) -> None:
         sys.stderr.write(f"\r\x1b[2K{self.bars[0].summary()}\n")
         sys.stderr.flush()
 
@@ -283,7 +351,7 @@ class _Live(_Timed):
             partial.write_text(said, encoding="utf-8")
             partial.replace(folder / CURRENT)
 
-    def close(self) -> None:
+    def _close(self) -> None:
         self._display.show(_bundle([self.bars[0].summary()]))
         folder = notebook.run_folder()
         if folder is not None:
@@ -295,7 +363,10 @@ class _Log:
 
     def __init__(self, bar: Bar) -> None:
         self.bars = [bar]
-        self._share, self._time = 0.0, 0.0
+        self._share, self._time, self._patient = 0.0, 0.0, False
+
+    def wait(self, seconds: float) -> None:
+        self._patient = True
 
     def draw(self, *, force: bool = False) -> None:
         first = self.bars[0]
@@ -307,7 +378,8 @@ class _Log:
             sys.stderr.flush()
 
     def close(self) -> None:
-        if self.bars[0].elapsed >= _LOG_SHORTEST or self.bars[0].outcome != "done":
+        trouble = self.bars[0].outcome != "done" and not self._patient
+        if self.bars[0].elapsed >= _LOG_SHORTEST or trouble:
             sys.stderr.write(f"{self.bars[0].summary()}\n")
             sys.stderr.flush()
 
