@@ -6,6 +6,7 @@ import re
 import threading
 from typing import Any
 
+import ipykernel
 import pytest
 
 from workbench.errors import EngineError
@@ -36,7 +37,7 @@ class Widget:
 
 
 class Comm:
-    """A comm of ipykernel 7.4.0: it answers in the shell of the message it sent last."""
+    """A comm of ipykernel 7.4: it answers in the shell of the message it sent last."""
 
     def _reply_subshell_for(self, data: Any, default: Any) -> Any:
         return "the main shell"
@@ -55,6 +56,28 @@ def made(monkeypatch: pytest.MonkeyPatch) -> View:
 
 def test_the_front_ends_choice_of_a_subshell_stands(made: View) -> None:
     assert made._widget.comm._reply_subshell_for({}, "a subshell") == "a subshell"
+
+
+@pytest.mark.parametrize(
+    ("version", "warned"), [((6, 31, 0), 0), ((7, 0, 1), 1), ((7, 3, 0), 1), ((7, 4, 0), 0)]
+)
+def test_a_kernel_that_loses_messages_is_named_once(
+    monkeypatch: pytest.MonkeyPatch,
+    recwarn: pytest.WarningsRecorder,
+    version: tuple[int, int, int],
+    warned: int,
+) -> None:
+    monkeypatch.setattr(views, "_widget_class", lambda entry: Widget)
+    monkeypatch.setattr(views.notebook, "in_kernel", lambda: True)
+    monkeypatch.setattr(ipykernel, "version_info", version)
+    monkeypatch.setattr(ipykernel, "__version__", ".".join(map(str, version)))
+    views._warn_of_lost_messages.cache_clear()
+    for _ in range(2):
+        View("chat", state=dict, handlers={})
+    views._warn_of_lost_messages.cache_clear()
+    assert len(recwarn) == warned
+    if warned:
+        assert "ipykernel>=7.4" in str(recwarn.pop().message)
 
 
 def test_nothing_is_sent_before_hello_and_everything_is_numbered(made: View) -> None:

@@ -12,6 +12,7 @@ import functools
 import importlib
 import importlib.util
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,6 +24,7 @@ from workbench.widgets import assets
 Handler = Callable[[Mapping[str, Any]], object]
 HELLO, STATE, ERROR = "hello", "state", "error"
 _PACKAGES = ("anywidget", "ipywidgets", "IPython")
+_LOSES_MESSAGES = (7, 0), (7, 4)
 _MIME = "application/vnd.jupyter.widget-view+json"
 _open: weakref.WeakSet[View] = weakref.WeakSet()
 
@@ -78,6 +80,7 @@ class View:
         self._number = 0
         self._widget: Any = _widget_class(entry)()
         _guard(getattr(self._widget, "comm", None))
+        _warn_of_lost_messages()
         self._widget.on_msg(self._arrived)
         _open.add(self)
 
@@ -197,12 +200,32 @@ def _widget_class(entry: str) -> Any:
 def _guard(comm: Any) -> None:
     """Let a front end choose the thread that its messages run in.
 
-    ipykernel 7.4.0 answers in the shell of the last message that a comm sent: a widget that was
-    made in a cell would then wait for the cell that runs. It asks this method first.
+    ipykernel 7.4 answers in the shell of the last message that a comm sent: a widget that was made
+    in a cell would then wait for the cell that runs. It asks this method first.
     """
     if comm is not None and hasattr(comm, "_reply_subshell_for"):
         with contextlib.suppress(AttributeError):
             comm._reply_subshell_for = _as_asked
+
+
+@functools.cache
+def _warn_of_lost_messages() -> None:
+    """Say once that this ipykernel may stop to hear its front end.
+
+    Its answers go past the stream that reads the socket and can swallow the wake-up of a message
+    that came in the meantime (github.com/ipython/ipykernel/pull/1529, mended in 7.4).
+    """
+    if not notebook.in_kernel():
+        return
+    ipykernel = importlib.import_module("ipykernel")
+    first, mended = _LOSES_MESSAGES
+    if first <= ipykernel.version_info[:2] < mended:
+        warnings.warn(
+            f"ipykernel {ipykernel.__version__} may lose a message of the front end, and the "
+            "notebook then waits for ever until its page is reloaded. "
+            "pip install 'ipykernel>=7.4', then restart the kernel.",
+            stacklevel=2,
+        )
 
 
 def _as_asked(data: Any = None, default: Any = None, *_: Any, **__: Any) -> Any:
