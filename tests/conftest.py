@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# A shell that starts tests in the background has Ctrl-C ignored, in every child too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 MAY_SKIP = {"gpu", "vllm", "network"}
 _skipped: list[str] = []
 
