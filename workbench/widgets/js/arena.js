@@ -185,19 +185,6 @@ class ArenaView extends LinkedView {
     this.composer.refresh();
   }
 
-  /** Show a status line, or a trouble that stays until it is dismissed. */
-  say({ status, message, hint }) {
-    if (status !== undefined) {
-      this.status.textContent = status;
-      show(this.status, Boolean(status));
-      return;
-    }
-    const close = iconButton("close", "Dismiss", () => show(this.trouble, false));
-    const words = make("span", null, make("strong", null, message), hint ? ` ${hint}` : null);
-    this.trouble.replaceChildren(icon("warning"), words, close);
-    show(this.trouble, true);
-  }
-
   /** The static copy below stays out of sight while this view is there. */
   hide(live) {
     const mark = live && /^[\w-]+$/.test(live) ? `[data-chat="${live}"]` : null;

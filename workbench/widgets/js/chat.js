@@ -156,19 +156,6 @@ class ChatView extends LinkedView {
     if (this.log.pending) this.log.setPending(null);
   }
 
-  /** Show a status line, or a trouble that stays until it is dismissed. */
-  say({ status, message, hint }) {
-    if (status !== undefined) {
-      this.status.textContent = status;
-      show(this.status, Boolean(status));
-      return;
-    }
-    const close = iconButton("close", "Dismiss", () => show(this.trouble, false));
-    const words = make("span", null, make("strong", null, message), hint ? ` ${hint}` : null);
-    this.trouble.replaceChildren(icon("warning"), words, close);
-    show(this.trouble, true);
-  }
-
   /** Show another version of a turn; the focus goes along, so that one can leaf through them. */
   turnTo(id, step) {
     this.leafing = { id, step };

@@ -5,8 +5,8 @@ const LINK_WATCH = 15000;
 const LINK_GREETING = 1500;
 
 /**
- * Base of the views: it needs `node`, `growing` (what grows with an answer), `composer`, `say`, `die`
- * and an `on_...` for each type of message.
+ * Base of the views: it needs `node`, `growing` (what grows with an answer), `composer`, `status` and
+ * `trouble` (the lines that `say` fills), `die` and an `on_...` for each type of message.
  */
 class LinkedView {
   constructor(model) {
@@ -108,6 +108,19 @@ class LinkedView {
       this.silent = true;
       this.say({ status: "The kernel has not answered yet: it may be running a cell." });
     }, LINK_SILENCE);
+  }
+
+  /** Show a status line, or a trouble that stays until it is dismissed. */
+  say({ status, message, hint }) {
+    if (status !== undefined) {
+      this.status.textContent = status;
+      show(this.status, Boolean(status));
+      return;
+    }
+    const close = iconButton("close", "Dismiss", () => show(this.trouble, false));
+    const words = make("span", null, make("strong", null, message), hint ? ` ${hint}` : null);
+    this.trouble.replaceChildren(icon("warning"), words, close);
+    show(this.trouble, true);
   }
 
   /** The kernel speaks again after a silence. */
